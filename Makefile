@@ -1,0 +1,63 @@
+# Everything that is done with this repository. `make help` lists the targets.
+
+GOLANGCI_LINT_VERSION := v2.15.0
+SQLC_VERSION          := v1.31.1
+BENCHSTAT_VERSION     := v0.0.0-20260908200009-22c9c6c9d4da
+TOOLS                 := $(CURDIR)/bin/tools
+GOLANGCI_LINT         := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+SQLC                  := $(TOOLS)/sqlc-$(SQLC_VERSION)
+VERSION               ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS               := -s -w -X main.version=$(VERSION)
+FUZZTIME              ?= 20s
+
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := build
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+build: ## build both programs into bin/; needs only Go
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+run: build ## start the gateway on localhost, with this machine as a demo device
+	@./scripts/run.sh
+
+test: ## all that CI runs: lint, generated files, unit, store suite, end to end
+	@./scripts/test.sh
+
+check: lint generate-check ## what can be said without running tests
+
+lint: $(GOLANGCI_LINT) ## golangci-lint with zero issues
+	$(GOLANGCI_LINT) run ./...
+
+generate: $(SQLC) ## make all generated files again
+	cd internal/store && $(SQLC) generate
+	go generate ./...
+
+generate-check: generate ## fail if a generated file is not fresh
+	@git diff --exit-code -- internal docs cmd || (echo "generated files are stale: commit what make generate made" >&2; exit 1)
+
+e2e: ## scripts a user could have typed, against real programs
+	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./e2e/...
+
+crash: ## 200 rounds of kill -9 under load (CRASH_ROUNDS=n for another number)
+	CGO_ENABLED=1 CRASH_ROUNDS=$${CRASH_ROUNDS:-200} go test -count=1 -timeout 80m -run TestCrash -v ./e2e/...
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@./scripts/fuzz.sh $(FUZZTIME)
+
+bench: ## micro-benchmarks, six rounds, for benchstat
+	go test -run '^$$' -bench . -count 6 ./internal/...
+
+$(GOLANGCI_LINT):
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@mv $(TOOLS)/golangci-lint $@
+
+$(SQLC):
+	@mkdir -p $(TOOLS)
+	CGO_ENABLED=1 GOBIN=$(TOOLS) go install github.com/sqlc-dev/sqlc/cmd/sqlc@$(SQLC_VERSION)
+	@mv $(TOOLS)/sqlc $@
+
+.PHONY: help build run test check lint generate generate-check e2e crash fuzz bench

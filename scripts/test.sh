@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# All that must hold before a change lands, in the order in which it fails fastest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "shell scripts"
+if command -v shellcheck >/dev/null; then
+	shellcheck scripts/*.sh .ci/run
+elif [[ -n ${CI:-} ]]; then
+	echo "shellcheck is missing" >&2
+	exit 1
+else
+	echo "skipped: shellcheck is not installed"
+fi
+
+step "lint"
+make --no-print-directory lint
+
+step "generated files are fresh"
+make --no-print-directory generate-check
+
+step "the agent on other systems"
+for os in windows darwin; do
+	GOOS=$os CGO_ENABLED=0 go vet ./cmd/socketxp ./internal/agent
+done
+
+step "tests, with the race detector"
+# One package's tests at a time beside e2e would starve them of their deadlines on
+# two cores, so e2e comes by itself.
+mapfile -t units < <(go list ./... | grep -v '/e2e')
+CGO_ENABLED=1 go test -race -timeout 15m "${units[@]}"
+
+step "fuzz targets, a few seconds each beyond their corpora"
+./scripts/fuzz.sh "${FUZZTIME:-5s}"
+
+step "end to end"
+CGO_ENABLED=1 go test -race -timeout 20m ./e2e/...
