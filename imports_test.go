@@ -1,0 +1,154 @@
+package socketxp_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// mayImport says which of our packages each package may import. It is the
+// layout of this repository: to change the layout, change this table and say why
+// in the commit.
+var mayImport = map[string][]string{
+	".":                     {},
+	"internal/token":        {"."},
+	"internal/control":      {"."},
+	"internal/link":         {"."},
+	"internal/relay":        {".", "internal/link"},
+	"internal/api":          {"."},
+	"internal/store":        {".", "internal/store/sqlc"},
+	"internal/store/sqlc":   {}, // generated from the SQL
+	"internal/store/pgtest": {}, // starts a throwaway PostgreSQL, for tests
+	"internal/cluster":      {"."},
+	"internal/agent":        {".", "internal/control", "internal/link", "internal/api"},
+	"internal/gateway":      {".", "internal/token", "internal/control", "internal/link", "internal/relay", "internal/api", "portal"},
+	"portal":                {},
+	"cmd/socketxp":          {".", "internal/control", "internal/link", "internal/api", "internal/agent"},
+	"cmd/socketxp-gateway":  {".", "internal/gateway", "internal/store", "internal/cluster"},
+}
+
+// testOnly are packages that no program may import, this table or not.
+var testOnly = []string{"internal/store/pgtest"}
+
+// packages returns the non-test files of every package in the tree, by folder.
+// They are parsed here and not listed by the go command: the cache of test
+// results does not see what a child process reads.
+func packages(t *testing.T, mode parser.Mode) map[string][]*ast.File {
+	t.Helper()
+	found := make(map[string][]*ast.File)
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || slices.Contains([]string{"testdata", "node_modules", "bin", "dist"}, d.Name())):
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, mode)
+		if err != nil {
+			return err
+		}
+		dir := filepath.ToSlash(filepath.Dir(name))
+		found[dir] = append(found[dir], f)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func TestImports(t *testing.T) {
+	found := packages(t, parser.ImportsOnly)
+	for dir := range mayImport {
+		if found[dir] == nil && !slices.Contains(testOnly, dir) {
+			t.Errorf("%s is in the table, but there is no such package", dir)
+		}
+	}
+	for dir, files := range found {
+		allowed, ok := mayImport[dir]
+		if !ok {
+			t.Errorf("%s is not in the table", dir)
+		}
+		for _, f := range files {
+			for _, spec := range f.Imports {
+				name, err := strconv.Unquote(spec.Path.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if bad := forbidden(dir, name, allowed); bad != "" {
+					t.Errorf("%s imports %s: %s", dir, name, bad)
+				}
+			}
+		}
+	}
+}
+
+// forbidden returns why a package in dir may not import name, or "".
+func forbidden(dir, name string, allowed []string) string {
+	first, rest, _ := strings.Cut(name, "/")
+	switch {
+	case name == "socketxp":
+		rest = "."
+	case first == "socketxp":
+	case dir == "." && strings.Contains(first, "."):
+		return "the root imports the standard library only"
+	default:
+		return ""
+	}
+	if !slices.Contains(allowed, rest) || slices.Contains(testOnly, rest) {
+		return "the table does not allow it"
+	}
+	return ""
+}
+
+func TestForbidden(t *testing.T) {
+	for _, c := range []struct {
+		dir, name string
+		ok        bool
+	}{
+		{".", "net/netip", true},
+		{".", "socketxp/internal/token", false},
+		{".", "github.com/google/uuid", false},
+		{"internal/token", "socketxp", true},
+		{"internal/token", "github.com/golang-jwt/jwt/v5", true},
+		{"internal/token", "socketxp/internal/store", false},
+		{"internal/gateway", "socketxp/internal/store", false},
+		{"cmd/socketxp", "socketxp/internal/gateway", false},
+		{"cmd/socketxp-gateway", "socketxp/internal/gateway", true},
+		{"cmd/socketxp-gateway", "socketxp/internal/store/pgtest", false},
+		{"elsewhere", "socketxp", false},
+	} {
+		if bad := forbidden(c.dir, c.name, mayImport[c.dir]); (bad == "") != c.ok {
+			t.Errorf("%s importing %s: %q", c.dir, c.name, bad)
+		}
+	}
+}
+
+func TestPackageComments(t *testing.T) {
+	for dir, files := range packages(t, parser.ParseComments|parser.PackageClauseOnly) {
+		if !slices.ContainsFunc(files, func(f *ast.File) bool { return !ast.IsGenerated(f) }) {
+			continue
+		}
+		var docs []string
+		for _, f := range files {
+			if f.Doc != nil {
+				docs = append(docs, f.Doc.Text())
+			}
+		}
+		if len(docs) != 1 {
+			t.Errorf("%s has %d package comments, not 1", dir, len(docs))
+			continue
+		}
+		if name := files[0].Name.Name; name != "main" && !strings.HasPrefix(docs[0], "Package "+name+" ") {
+			t.Errorf("the package comment of %s does not start with its name", dir)
+		}
+	}
+}
