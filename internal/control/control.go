@@ -1,0 +1,404 @@
+// Package control is the control channel between an agent and a gateway: its
+// messages, framing, states and heartbeats, both ends. SPEC.md beside it is the
+// protocol's text. It takes a net.Conn on which TLS is already done and knows
+// nothing of doors, tokens or databases.
+package control
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"reflect"
+	"sync"
+	"time"
+
+	"socketxp"
+)
+
+// ALPN is the TLS application protocol of the control door.
+const ALPN = "socketxp-control/1"
+
+// Options are the timings of a Conn. Zero fields take the defaults.
+type Options struct {
+	// PingEvery is how often an agent pings (default 22 s); the gateway only answers.
+	PingEvery time.Duration
+	// PongWithin is how long it waits for the answer (default 7 s): a dead link is
+	// seen within PingEvery+PongWithin, 29 s.
+	PongWithin time.Duration
+	// SilenceLimit is how long a gateway waits for any frame (default 30 s).
+	SilenceLimit time.Duration
+}
+
+func (o Options) withDefaults() Options {
+	if o.PingEvery == 0 {
+		o.PingEvery = 22 * time.Second
+	}
+	if o.PongWithin == 0 {
+		o.PongWithin = 7 * time.Second
+	}
+	if o.SilenceLimit == 0 {
+		o.SilenceLimit = 30 * time.Second
+	}
+	return o
+}
+
+const (
+	// writeLimit is how long a frame may take to leave; the largest is 64 KiB.
+	writeLimit = 10 * time.Second
+	// openLimit is how long an agent may take to say all that the gateway needs
+	// to know of it: Hello, and a device's Report.
+	openLimit = 10 * time.Second
+	// partingLimit is how long the gateway tries to tell an agent why it is
+	// thrown out.
+	partingLimit = time.Second
+
+	// An agent pings every 22 s. One ping per second on average, and pingBurst at
+	// once, is far more than any network delay can bunch together.
+	pingPace  = time.Second
+	pingBurst = 10
+)
+
+// Conn is one end of a control channel. Send may be called concurrently;
+// Receive by one goroutine at a time. Heartbeats are answered, and seen, inside
+// Receive only: an owner that stays away from it for longer than PongWithin
+// loses the channel.
+type Conn struct {
+	conn    net.Conn
+	side    side
+	options Options
+
+	// What only Receive uses.
+	header  [headerSize]byte
+	openBy  time.Time // gateway: when Hello and Report must have come
+	pingDue time.Time // gateway: when a steady pinger would send its next ping
+
+	// writing is full while a frame leaves, so that frames are on the wire in the
+	// order in which they passed the rules. It is taken before mu. No one holds it
+	// for longer than writeLimit.
+	writing chan struct{}
+
+	mu       sync.Mutex // guards the following
+	role     Role       // "" at a gateway before Hello
+	state    state
+	err      error       // why the Conn is closed; nil while it is open
+	timer    *time.Timer // agent: to the next ping, or to the end of the wait for a pong
+	pings    uint64      // agent: how many were sent; each carries its number
+	awaiting bool        // agent: the last ping is unanswered
+}
+
+// NewAgent and NewGateway return the agent's and the gateway's end on conn,
+// which the Conn owns from then on. They send nothing.
+func NewAgent(conn net.Conn, role Role, o Options) *Conn {
+	c := newConn(conn, agentSide, o)
+	c.role = role
+	return c
+}
+
+// NewGateway returns the gateway's end; the agent's role is known from its Hello.
+func NewGateway(conn net.Conn, o Options) *Conn {
+	c := newConn(conn, gatewaySide, o)
+	c.openBy = time.Now().Add(openLimit)
+	return c
+}
+
+func newConn(conn net.Conn, s side, o Options) *Conn {
+	// TCP keepalives would double the traffic of an idle channel and tell nothing
+	// that the heartbeats don't.
+	if tcp, ok := underlying(conn).(*net.TCPConn); ok {
+		_ = tcp.SetKeepAlive(false)
+	}
+	return &Conn{conn: conn, side: s, options: o.withDefaults(), writing: make(chan struct{}, 1), state: fresh}
+}
+
+// underlying returns the connection below TLS, or conn itself.
+func underlying(conn net.Conn) net.Conn {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return t.NetConn()
+	}
+	return conn
+}
+
+// Send writes one message. It blocks while the peer does not read, for at most
+// 10 s; after an error the Conn is closed. Texts for people, and a device's
+// facts, are made printable and cut to their bounds.
+func (c *Conn) Send(ctx context.Context, m Message) error {
+	stop := context.AfterFunc(ctx, func() { _ = c.fail(ctx.Err()) })
+	defer stop()
+
+	r := ruleByType[reflect.TypeOf(m)]
+	if r == nil || r.from != c.side {
+		return c.fail(fmt.Errorf("send %T: not a message of this end", m))
+	}
+	m = tidy(m)
+	if err := m.check(); err != nil {
+		return c.fail(fmt.Errorf("send %s: %w", r.name, err))
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		return c.fail(fmt.Errorf("send %s: %w", r.name, err))
+	}
+	if len(data) > r.max {
+		return c.fail(fmt.Errorf("send %s: it has %d bytes, more than %d", r.name, len(data), r.max))
+	}
+
+	c.writing <- struct{}{}
+	defer c.doneWriting()
+	if !c.admits(r) {
+		return c.fail(fmt.Errorf("send %s: not now", r.name))
+	}
+	if err := c.advance(r, m); err != nil {
+		return c.fail(fmt.Errorf("send %s: %w", r.name, err))
+	}
+	if err := c.write(r.code, data, writeLimit); err != nil {
+		return c.fail(fmt.Errorf("send %s: %w", r.name, err))
+	}
+	return nil
+}
+
+// write sends a frame. The caller holds writing.
+func (c *Conn) write(code byte, payload []byte, limit time.Duration) error {
+	if err := c.conn.SetWriteDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	_, err := c.conn.Write(appendFrame(make([]byte, 0, headerSize+len(payload)), code, payload))
+	return err
+}
+
+// admits reports whether r's message may pass now.
+func (c *Conn) admits(r *rule) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return r.allows(c.role, c.state)
+}
+
+// advance takes the channel to where it is once m has passed.
+func (c *Conn) advance(r *rule, m Message) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	switch m := m.(type) {
+	case Hello:
+		if c.side == gatewaySide {
+			c.role = m.Role
+			break
+		}
+		if m.Role != c.role {
+			return errors.New("it names another role than the channel's")
+		}
+		c.timer = time.AfterFunc(c.options.PingEvery, c.beat)
+	case Welcome:
+		if (m.DeviceID != "") != (c.role == RoleDevice) {
+			return errors.New("it is meant for another role")
+		}
+	}
+	c.state = max(c.state, r.reaches)
+	return nil
+}
+
+// Receive returns the next message that is allowed in the present state, having
+// answered heartbeats itself. Anything else is a CodeProtocol error; a peer that
+// has fallen silent is CodeUnavailable. io.EOF after an orderly close. After an
+// error the Conn is closed.
+func (c *Conn) Receive(ctx context.Context) (Message, error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.fail(ctx.Err()) })
+	defer stop()
+	for {
+		m, err := c.receiveFrame()
+		if err != nil {
+			return nil, c.part(err)
+		}
+		if m != nil {
+			return m, nil
+		}
+	}
+}
+
+// receiveFrame returns the next message, or nil if it was a heartbeat.
+func (c *Conn) receiveFrame() (Message, error) {
+	if c.side == gatewaySide {
+		// It fails if the connection is closed, and then reading says how.
+		_ = c.conn.SetReadDeadline(c.frameDeadline())
+	}
+	if _, err := io.ReadFull(c.conn, c.header[:]); err != nil {
+		return nil, err
+	}
+	code, size := parseHeader(c.header)
+	r := ruleByCode[code]
+	switch {
+	case r == nil:
+		return nil, violation("there is no message of type %#02x", code)
+	case r.from == c.side || !c.admits(r):
+		return nil, violation("%s is not allowed now", r.name)
+	case size > r.max || r.sample == nil && size != pingSize:
+		return nil, violation("%s has %d bytes", r.name, size)
+	}
+	data, err := readPayload(c.conn, size)
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	switch r.code {
+	case codePing:
+		return nil, c.answer(data)
+	case codePong:
+		return nil, c.answered(data)
+	}
+	m, err := r.decode(data)
+	if err != nil {
+		return nil, violation("%s: %v", r.name, err)
+	}
+	if err := c.advance(r, m); err != nil {
+		return nil, violation("%s: %v", r.name, err)
+	}
+	return m, nil
+}
+
+// frameDeadline is when the gateway must have the whole of the next frame.
+func (c *Conn) frameDeadline() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == fresh || c.state == greeted && c.role == RoleDevice {
+		return c.openBy
+	}
+	return time.Now().Add(c.options.SilenceLimit)
+}
+
+// answer sends the pong to a ping, unless pings come too often.
+func (c *Conn) answer(ping []byte) error {
+	now := time.Now()
+	if c.pingDue.Before(now) {
+		c.pingDue = now
+	}
+	c.pingDue = c.pingDue.Add(pingPace)
+	if c.pingDue.Sub(now) > pingBurst*pingPace {
+		return violation("Ping comes too often")
+	}
+	c.writing <- struct{}{}
+	defer c.doneWriting()
+	return c.write(codePong, ping, writeLimit)
+}
+
+// answered takes the pong to the last ping.
+func (c *Conn) answered(pong []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.awaiting || binary.BigEndian.Uint64(pong) != c.pings {
+		return violation("Pong answers no Ping")
+	}
+	c.awaiting = false
+	if c.err == nil {
+		c.timer.Reset(c.options.PingEvery)
+	}
+	return nil
+}
+
+// beat is called by the timer: it sends the next ping, or finds that the last
+// one was not answered.
+func (c *Conn) beat() {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	if c.awaiting {
+		c.mu.Unlock()
+		_ = c.fail(&socketxp.Error{
+			Code:    socketxp.CodeUnavailable,
+			Message: "the gateway has stopped answering",
+			Err:     fmt.Errorf("no pong within %v: %w", c.options.PongWithin, os.ErrDeadlineExceeded),
+		})
+		return
+	}
+	c.awaiting = true
+	c.pings++
+	ping := binary.BigEndian.AppendUint64(nil, c.pings)
+	// From here on, also while the ping is being written: a peer that does not
+	// read is as dead as one that does not answer.
+	c.timer.Reset(c.options.PongWithin)
+	c.mu.Unlock()
+
+	c.writing <- struct{}{}
+	defer c.doneWriting()
+	if !c.admits(ruleByCode[codePing]) {
+		return // over: whoever reads the last message closes the channel
+	}
+	if err := c.write(codePing, ping, writeLimit); err != nil {
+		_ = c.fail(fmt.Errorf("send Ping: %w", err))
+	}
+}
+
+// part closes the Conn after err in Receive. A gateway tells the agent first if
+// the agent broke the protocol.
+func (c *Conn) part(err error) error {
+	var v *socketxp.Error
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = &socketxp.Error{Code: socketxp.CodeUnavailable, Message: "the agent has fallen silent", Err: err}
+	case c.side == gatewaySide && errors.As(err, &v) && v.Code == socketxp.CodeProtocol:
+		c.sayWhy(Refused{Code: v.Code, Message: v.Message})
+	}
+	return c.fail(err)
+}
+
+// sayWhy tries to send the last word, unless the agent is slow to read anyway.
+func (c *Conn) sayWhy(m Refused) {
+	select {
+	case c.writing <- struct{}{}:
+		defer c.doneWriting()
+	default:
+		return
+	}
+	r := ruleByType[reflect.TypeOf(m)]
+	if !c.admits(r) || c.advance(r, m) != nil {
+		return
+	}
+	if data, err := json.Marshal(m); err == nil {
+		_ = c.write(r.code, data, partingLimit)
+	}
+}
+
+func (c *Conn) doneWriting() { <-c.writing }
+
+// fail closes the Conn because of err, and returns why it was closed: err, or
+// what came before it.
+func (c *Conn) fail(err error) error {
+	why, first := c.end(err)
+	if first {
+		// Below TLS, which would wait up to 5 s to say goodbye to a dead peer.
+		_ = underlying(c.conn).Close()
+		_ = c.conn.Close()
+	}
+	return why
+}
+
+// Close closes the connection at once; it may be called more than once.
+func (c *Conn) Close() error {
+	if _, first := c.end(net.ErrClosed); first {
+		return c.conn.Close()
+	}
+	return nil
+}
+
+// end marks the Conn as closed because of err. It returns why the Conn is
+// closed, and whether this call has closed it.
+func (c *Conn) end(err error) (why error, first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err, false
+	}
+	c.err = err
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	return err, true
+}

@@ -1,0 +1,148 @@
+package control
+
+import (
+	"time"
+
+	"socketxp"
+)
+
+// Role is what an agent is on its control channel.
+type Role string
+
+// The roles.
+const (
+	RoleDevice  Role = "device"
+	RoleVisitor Role = "visitor"
+)
+
+// Message is one of the message types below, by value.
+type Message interface {
+	// check returns an error unless every field is within its bounds in SPEC.md.
+	check() error
+}
+
+// Hello is the first message of an agent.
+type Hello struct {
+	Version int    `json:"version"` // of the protocol
+	Role    Role   `json:"role"`
+	Agent   string `json:"agent"` // version of the program
+}
+
+// Report follows a device's Hello, and again when something in it changed.
+type Report struct {
+	Facts      socketxp.Facts `json:"facts"`
+	SSHHostKey string         `json:"ssh_host_key,omitempty"`
+	Tunnels    []ReportTunnel `json:"tunnels"`
+}
+
+// ReportTunnel is a tunnel in its wire form.
+type ReportTunnel struct {
+	Destination string `json:"destination"`
+	SSH         bool   `json:"ssh,omitempty"`
+}
+
+// Welcome answers a device's first Report, or a visitor's Hello.
+type Welcome struct {
+	Version     int    `json:"version"`
+	Gateway     string `json:"gateway"` // version of the program
+	DeviceID    string `json:"device_id,omitempty"`
+	DeviceName  string `json:"device_name,omitempty"`
+	DeviceGroup string `json:"device_group,omitempty"`
+}
+
+// Refused says why the gateway ends the channel; nothing follows it.
+type Refused struct {
+	Code       socketxp.Code `json:"code"`
+	Message    string        `json:"message"`
+	Hint       string        `json:"hint,omitempty"`
+	RetryAfter int           `json:"retry_after,omitempty"` // seconds before trying again
+}
+
+// GoAway says that the gateway will close the channel soon: open another one
+// after RetryAfter seconds (spread by the agent's own jitter).
+type GoAway struct {
+	Message    string `json:"message"`
+	RetryAfter int    `json:"retry_after,omitempty"`
+}
+
+// Offer asks a device to dial the link door (see socketxp.Offer).
+type Offer struct {
+	SessionID   string `json:"session_id"`
+	Ticket      []byte `json:"ticket"`
+	VisitorKey  []byte `json:"visitor_key"`
+	Destination string `json:"destination"`
+}
+
+// OfferRefused is a device's no to an Offer.
+type OfferRefused struct {
+	Ticket  []byte        `json:"ticket"`
+	Code    socketxp.Code `json:"code"`
+	Message string        `json:"message"`
+}
+
+// Logout asks the gateway to forget the device.
+type Logout struct{}
+
+// LoggedOut answers Logout: the device is forgotten, and nothing follows.
+type LoggedOut struct{}
+
+// Visit asks for access to a device's tunnel. Visit numbers are chosen by the
+// visitor and unique on the channel.
+type Visit struct {
+	Visit      uint32 `json:"visit"`
+	Token      string `json:"token"`
+	DeviceID   string `json:"device_id,omitempty"`
+	DeviceName string `json:"device_name,omitempty"`
+	Host       string `json:"host,omitempty"`
+	Port       int    `json:"port"`
+}
+
+// Granted says yes to a Visit.
+type Granted struct {
+	Visit       uint32    `json:"visit"`
+	SessionID   string    `json:"session_id"`
+	DeviceID    string    `json:"device_id"`
+	DeviceName  string    `json:"device_name"`
+	DeviceKey   []byte    `json:"device_key"` // Ed25519
+	SSHHostKey  string    `json:"ssh_host_key,omitempty"`
+	Destination string    `json:"destination"`
+	SSH         bool      `json:"ssh,omitempty"`
+	ExpiresAt   time.Time `json:"expires_at"`
+}
+
+// Ended says no to a Visit, or that a granted one is over.
+type Ended struct {
+	Visit   uint32        `json:"visit"`
+	Code    socketxp.Code `json:"code"`
+	Message string        `json:"message"`
+	Hint    string        `json:"hint,omitempty"`
+}
+
+// Leave says that the visitor ends a visit.
+type Leave struct {
+	Visit uint32 `json:"visit"`
+}
+
+// LinkRequest asks for a ticket for one more link of a visit. Link numbers are
+// chosen by the visitor.
+type LinkRequest struct {
+	Visit uint32 `json:"visit"`
+	Link  uint32 `json:"link"`
+}
+
+// LinkTicket answers a LinkRequest: dial the link door with this ticket.
+type LinkTicket struct {
+	Visit  uint32 `json:"visit"`
+	Link   uint32 `json:"link"`
+	Ticket []byte `json:"ticket"`
+}
+
+// LinkRefused answers a LinkRequest that can't be served now, or follows a
+// LinkTicket when the device refused its half; the visit goes on.
+type LinkRefused struct {
+	Visit   uint32        `json:"visit"`
+	Link    uint32        `json:"link"`
+	Code    socketxp.Code `json:"code"`
+	Message string        `json:"message"`
+	Hint    string        `json:"hint,omitempty"`
+}
