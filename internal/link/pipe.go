@@ -1,0 +1,217 @@
+package link
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+// Pipe copies between a local connection and c in both directions until both are
+// done, passing half-closes and resets through; then both are closed and the
+// link is idle again, soon idle (see Open and Accept), or broken. It returns the
+// bytes moved each way, and why the connection ended if it was not by both ends'
+// will.
+func Pipe(local net.Conn, c *Conn) (toLink, fromLink int64, err error) {
+	// A local connection without half-close is closed when the link's side ends. That
+	// reading it then fails is the end of its side too.
+	if _, ok := local.(halfCloser); !ok {
+		local = &whole{Conn: local}
+	}
+	up := make(chan error, 1)
+	go func() {
+		n, err := copyToLink(local, c)
+		toLink = n
+		up <- err
+	}()
+	fromLink, err = copyFromLink(local, c)
+	if upErr := <-up; err == nil || errors.Is(err, net.ErrClosed) && upErr != nil {
+		err = upErr
+	}
+	if err != nil {
+		_ = c.Reset("")
+	}
+	_ = c.Close()
+	_ = local.Close()
+	return toLink, fromLink, err
+}
+
+type halfCloser interface{ CloseWrite() error }
+
+// whole gives a connection a half-close that closes all of it.
+type whole struct {
+	net.Conn
+	ended atomic.Bool
+}
+
+func (w *whole) CloseWrite() error {
+	w.ended.Store(true)
+	return w.Close()
+}
+
+func (w *whole) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if err != nil && w.ended.Load() {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// copyToLink sends what the local end says, and its end. It reads into a small
+// buffer while little comes: most open connections are silent most of the time,
+// and each holds a buffer while it waits.
+func copyToLink(local net.Conn, c *Conn) (moved int64, err error) {
+	small, large := smallBuffers.Get().(*[smallSize]byte), (*[maxFrame]byte)(nil)
+	defer func() {
+		if small != nil {
+			smallBuffers.Put(small)
+		}
+		if large != nil {
+			largeBuffers.Put(large)
+		}
+	}()
+	buf := small[:]
+	for {
+		n, err := local.Read(buf[headerSize:])
+		if n > 0 {
+			if err := c.writeFrame(buf[:headerSize+n]); err != nil {
+				abort(local)
+				return moved, err
+			}
+			moved += int64(n)
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return moved, ended(c.CloseWrite())
+		case err != nil:
+			_ = c.Reset("")
+			abort(local)
+			return moved, err
+		case large == nil && n == len(buf)-headerSize:
+			smallBuffers.Put(small)
+			small, large = nil, largeBuffers.Get().(*[maxFrame]byte)
+			buf = large[:]
+		case large != nil && n < smallSize-headerSize:
+			largeBuffers.Put(large)
+			small, large = smallBuffers.Get().(*[smallSize]byte), nil
+			buf = small[:]
+		}
+	}
+}
+
+// ended takes the error of a CloseWrite that came too late for no error: the
+// other direction has reported why.
+func ended(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// copyFromLink gives the local end what comes, and its end.
+func copyFromLink(local net.Conn, c *Conn) (moved int64, err error) {
+	for {
+		n, err := c.copyOnce(local)
+		moved += int64(n)
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, io.EOF):
+			_ = local.(halfCloser).CloseWrite() // if local is gone, reading it says so
+			// The other direction may be silent for long, and nobody else would see
+			// that the link is cut.
+			if err = c.watchRest(); err != nil {
+				abort(local)
+			}
+			return moved, err
+		}
+		// If it was local that failed: the other direction says so to the link, when
+		// it has sent what it is sending.
+		_ = c.SetWriteDeadline(time.Now().Add(endLimit))
+		abort(local)
+		return moved, err
+	}
+}
+
+// watchRest waits until our direction has ended too. The peer has nothing to say
+// before that.
+func (c *Conn) watchRest() error {
+	l := c.link
+	l.mu.Lock()
+	if c.sentEnd || l.err != nil {
+		defer l.mu.Unlock()
+		return c.lost()
+	}
+	l.startWatch()
+	l.mu.Unlock()
+	if err := l.watch(); err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return c.lost()
+	}
+	l.mu.Lock()
+	early := c.writeEnd == nil
+	l.mu.Unlock()
+	if early {
+		return l.fail(violation("a frame after the end of the peer's direction"))
+	}
+	return nil
+}
+
+// lost returns why the link ended before the connection did. One whose two ends
+// have both been said is over, whatever became of its link since: an idle link may
+// be closed by its pool at any moment. The caller holds the link's mu.
+func (c *Conn) lost() error {
+	if c.sentEnd {
+		return nil
+	}
+	return c.link.err
+}
+
+// copyOnce waits for data without holding a buffer, then moves what is there.
+func (c *Conn) copyOnce(local io.Writer) (int, error) {
+	l := c.link
+	l.reading.Lock()
+	defer l.reading.Unlock()
+	if err := c.readErr(); err != nil {
+		return 0, err
+	}
+	if err := c.next(); err != nil {
+		return 0, err
+	}
+	if l.in.left <= smallSize {
+		buf := smallBuffers.Get().(*[smallSize]byte)
+		defer smallBuffers.Put(buf)
+		return c.copyInto(local, buf[:])
+	}
+	buf := largeBuffers.Get().(*[maxFrame]byte)
+	defer largeBuffers.Put(buf)
+	return c.copyInto(local, buf[:])
+}
+
+// copyInto moves what can be read without waiting for more, at least one byte.
+func (c *Conn) copyInto(local io.Writer, buf []byte) (int, error) {
+	l := c.link
+	n, err := c.readSome(buf)
+	for err == nil && n < len(buf) && l.in.left > 0 && l.wire.buffered() >= maxRecord+recordOverhead {
+		var more int
+		more, err = c.readSome(buf[n:])
+		n += more
+	}
+	if n > 0 {
+		written, werr := local.Write(buf[:n])
+		if werr != nil {
+			return written, werr
+		}
+	}
+	return n, err
+}
+
+// abort closes a local connection so that its peer sees a reset.
+func abort(local net.Conn) {
+	if c, ok := local.(interface{ SetLinger(sec int) error }); ok {
+		_ = c.SetLinger(0)
+	}
+	_ = local.Close()
+}
