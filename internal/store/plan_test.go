@@ -1,0 +1,106 @@
+package store_test
+
+import (
+	"strings"
+	"testing"
+
+	"socketxp"
+)
+
+// Nothing that is asked for in every request or on every page reads a whole table
+// or sorts: each finds its rows in the order of an index.
+func TestQueryPlans(t *testing.T) {
+	url := sqliteURL(t)
+	s, db := open(t, url), raw(t, url)
+	acme := newWorld(t, s, url, "acme")
+	explain := func(query string, args []any) string {
+		t.Helper()
+		rows, err := db.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := rows.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		var plan []string
+		for rows.Next() {
+			var id, parent, unused int
+			var detail string
+			if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+				t.Fatal(err)
+			}
+			plan = append(plan, detail)
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(plan, "\n")
+	}
+	check := func(name, query string, args []any) {
+		t.Helper()
+		plan := explain(query, args)
+		for _, line := range strings.Split(plan, "\n") {
+			if strings.HasPrefix(line, "SCAN ") || strings.Contains(line, "TEMP B-TREE") {
+				t.Errorf("%s: %s\nin the plan:\n%s\nof %s", name, line, plan, query)
+			}
+		}
+	}
+	for _, by := range []socketxp.DeviceSort{socketxp.SortByName, socketxp.SortByGroup, socketxp.SortByCreated, socketxp.SortByLastSeen} {
+		for _, desc := range []bool{false, true} {
+			for _, after := range []*socketxp.DeviceCursor{nil, {Value: "1", ID: "x"}} {
+				query, args, err := s.DeviceListSQL(acme.id, socketxp.DeviceQuery{Sort: by, Desc: desc, After: after, Limit: 50})
+				acme.must(err)
+				check("Devices by "+string(by), query, args)
+			}
+		}
+	}
+	if plan := explain(`SELECT id FROM devices ORDER BY version`, nil); !strings.Contains(plan, "SCAN") || !strings.Contains(plan, "TEMP B-TREE") {
+		t.Fatalf("this test can't tell: %s", plan)
+	}
+
+	var name string
+	seen := 0
+	s.RecordReads(func(query string, args []any) {
+		seen++
+		check(name, query, args)
+	})
+	ctx := t.Context()
+	for n, read := range map[string]func() error{
+		"Tokens":   func() error { _, err := s.Tokens(ctx, acme.id, socketxp.TokenQuery{Limit: 50}); return err },
+		"Sessions": func() error { _, err := s.Sessions(ctx, acme.id, socketxp.SessionQuery{Limit: 50}); return err },
+		"Sessions of a device": func() error {
+			_, err := s.Sessions(ctx, acme.id, socketxp.SessionQuery{DeviceID: "d", Limit: 50})
+			return err
+		},
+		"Events":       func() error { _, err := s.Events(ctx, acme.id, socketxp.EventQuery{Limit: 50}); return err },
+		"Events after": func() error { _, err := s.Events(ctx, acme.id, socketxp.EventQuery{After: "x", Limit: 50}); return err },
+		"Events of a device": func() error {
+			_, err := s.Events(ctx, acme.id, socketxp.EventQuery{DeviceID: "d", Limit: 50})
+			return err
+		},
+		"Audit": func() error { _, err := s.Audit(ctx, acme.id, socketxp.AuditQuery{Limit: 50}); return err },
+		"Audit from the end": func() error {
+			_, err := s.Audit(ctx, acme.id, socketxp.AuditQuery{Newest: true, Limit: 50})
+			return err
+		},
+		"Tunnels":        func() error { _, err := s.Tunnels(ctx, acme.id, "", "a", "b", 50); return err },
+		"Groups":         func() error { _, err := s.Groups(ctx, acme.id); return err },
+		"Device":         func() error { _, err := s.Device(ctx, acme.id, acme.device.ID); return err },
+		"DeviceByName":   func() error { _, err := s.DeviceByName(ctx, acme.id, acme.device.Name); return err },
+		"DeviceByKey":    func() error { _, err := s.DeviceByKey(ctx, acme.device.PublicKey); return err },
+		"Token":          func() error { _, err := s.Token(ctx, acme.id, acme.token.ID); return err },
+		"Membership":     func() error { _, err := s.Membership(ctx, acme.id, acme.owner.ID); return err },
+		"SignInBySecret": func() error { _, err := s.SignInBySecret(ctx, acme.signIn.SecretHash, t0); return err },
+		"SignIns":        func() error { _, err := s.SignIns(ctx, acme.id, acme.owner.ID, t0); return err },
+	} {
+		name = n
+		if err := read(); err != nil {
+			t.Errorf("%s: %v", n, err)
+		}
+	}
+	if seen < 17 {
+		t.Errorf("only %d queries were looked at", seen)
+	}
+}

@@ -1,0 +1,62 @@
+-- name: InsertDevice :exec
+INSERT INTO devices (id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id,
+    disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21);
+
+-- name: Device :one
+SELECT * FROM devices WHERE account_id = $1 AND id = $2;
+
+-- name: DeviceByName :one
+SELECT * FROM devices WHERE account_id = $1 AND name = $2;
+
+-- name: DeviceByKey :one
+SELECT * FROM devices WHERE public_key = $1;
+
+-- name: CountDevices :one
+SELECT COUNT(*) FROM devices WHERE account_id = $1;
+
+-- Names from first on and before end, in the order of their bytes.
+-- name: DeviceNames :many
+SELECT name FROM devices
+WHERE account_id = @account_id AND name >= @first AND name < @end_before;
+
+-- name: UpdateDevice :exec
+UPDATE devices SET name = $3, display_name = $4, display_name_folded = $5, group_name = $6, disabled_at = $7
+WHERE account_id = $1 AND id = $2;
+
+-- name: DeleteDevice :execrows
+DELETE FROM devices WHERE account_id = $1 AND id = $2;
+
+-- name: ReportDevice :execrows
+UPDATE devices SET
+    last_seen_at = CASE WHEN last_seen_at < CAST(@at AS BIGINT) THEN CAST(@at AS BIGINT) ELSE last_seen_at END,
+    remote_addr = @remote_addr, os = @os, arch = @arch, kernel = @kernel, hostname = @hostname,
+    hostname_folded = @hostname_folded, version = @version, local_addrs = @local_addrs, ssh_host_key = @ssh_host_key
+WHERE account_id = @account_id AND id = @id;
+
+-- name: TouchDevice :exec
+UPDATE devices SET last_seen_at = @at
+WHERE account_id = @account_id AND id = @id AND last_seen_at < @at;
+
+-- name: DeviceTunnels :many
+SELECT destination, ssh FROM tunnels
+WHERE account_id = $1 AND device_id = $2
+ORDER BY destination;
+
+-- name: DeleteTunnels :exec
+DELETE FROM tunnels WHERE account_id = $1 AND device_id = $2;
+
+-- name: InsertTunnel :exec
+INSERT INTO tunnels (account_id, device_id, destination, ssh)
+VALUES ($1, $2, $3, $4);
+
+-- name: Tunnels :many
+SELECT d.id, d.name, t.destination, t.ssh
+FROM devices d
+JOIN tunnels t ON t.device_id = d.id AND t.account_id = d.account_id
+WHERE d.account_id = @account_id
+  AND (CAST(@device_id AS TEXT) = '' OR d.id = @device_id)
+  AND d.name >= @after_name
+  AND (d.name > @after_name OR t.destination > @after_destination)
+ORDER BY d.name, t.destination
+LIMIT @count;

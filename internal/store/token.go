@@ -1,0 +1,145 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"socketxp"
+	"socketxp/internal/store/sqlc"
+)
+
+// CreateToken implements socketxp.TokenStore. A token made with another one is
+// refused with that one's error if it is no longer usable, so that a revocation
+// can't be outrun by making a child.
+func (db *DB) CreateToken(ctx context.Context, t socketxp.Token, entry socketxp.AuditEntry) error {
+	scope, err := json.Marshal(t.Scope)
+	if err != nil {
+		return fmt.Errorf("create token: %w", err)
+	}
+	return db.act(ctx, "create token", t.AccountID, entry, func(q *sqlc.Queries, _ *socketxp.AuditEntry) error {
+		if t.ParentID != "" {
+			parent, err := tokenIn(ctx, q, t.AccountID, t.ParentID)
+			if err != nil {
+				return err
+			}
+			if err := parent.Usable(t.CreatedAt); err != nil {
+				return err
+			}
+		}
+		return q.InsertToken(ctx, sqlc.InsertTokenParams{
+			ID:         t.ID,
+			AccountID:  t.AccountID,
+			Kind:       string(t.Kind),
+			Name:       t.Name,
+			CreatedBy:  t.CreatedBy,
+			ParentID:   t.ParentID,
+			KeyID:      t.KeyID,
+			CreatedAt:  micros(t.CreatedAt),
+			ExpiresAt:  micros(t.ExpiresAt),
+			RevokedAt:  micros(t.RevokedAt),
+			LastUsedAt: micros(t.LastUsedAt),
+			MaxUses:    int64(t.MaxUses),
+			Uses:       int64(t.Uses),
+			Scope:      string(scope),
+		})
+	})
+}
+
+// Token implements socketxp.TokenStore.
+func (db *DB) Token(ctx context.Context, accountID, id string) (socketxp.Token, error) {
+	t, err := tokenIn(ctx, db.r, accountID, id)
+	if err != nil {
+		return socketxp.Token{}, wrap(ctx, "get token", err)
+	}
+	return t, nil
+}
+
+func tokenIn(ctx context.Context, q *sqlc.Queries, accountID, id string) (socketxp.Token, error) {
+	row, err := q.Token(ctx, accountID, id)
+	if err != nil {
+		return socketxp.Token{}, err
+	}
+	return token(row)
+}
+
+func token(t sqlc.Token) (socketxp.Token, error) {
+	out := socketxp.Token{
+		ID:         t.ID,
+		AccountID:  t.AccountID,
+		Kind:       socketxp.TokenKind(t.Kind),
+		Name:       t.Name,
+		CreatedBy:  t.CreatedBy,
+		ParentID:   t.ParentID,
+		KeyID:      t.KeyID,
+		CreatedAt:  timeOf(t.CreatedAt),
+		ExpiresAt:  timeOf(t.ExpiresAt),
+		RevokedAt:  timeOf(t.RevokedAt),
+		LastUsedAt: timeOf(t.LastUsedAt),
+		MaxUses:    int(t.MaxUses),
+		Uses:       int(t.Uses),
+	}
+	// Strictly: a narrowing that this program doesn't know must not be dropped.
+	if err := socketxp.StrictUnmarshal([]byte(t.Scope), &out.Scope); err != nil {
+		return socketxp.Token{}, fmt.Errorf("scope of token %s: %w", t.ID, err)
+	}
+	return out, nil
+}
+
+// Tokens implements socketxp.TokenStore.
+func (db *DB) Tokens(ctx context.Context, accountID string, query socketxp.TokenQuery) ([]socketxp.Token, error) {
+	limit, err := pageSize(query.Limit)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := db.r.Tokens(ctx, sqlc.TokensParams{
+		AccountID: accountID,
+		Before:    before(query.After),
+		Kind:      string(query.Kind),
+		LiveAt:    micros(query.Live),
+		MadeBy:    micros(query.Live.Add(socketxp.ClockLeeway)), // as Token.Usable has it
+		Count:     limit,
+	})
+	if err != nil {
+		return nil, wrap(ctx, "list tokens", err)
+	}
+	out := make([]socketxp.Token, len(rows))
+	for i, r := range rows {
+		if out[i], err = token(r); err != nil {
+			return nil, wrap(ctx, "list tokens", err)
+		}
+	}
+	return out, nil
+}
+
+// RevokeToken implements socketxp.TokenStore. A call that revokes nothing, since
+// all is revoked, writes no audit entry.
+func (db *DB) RevokeToken(ctx context.Context, accountID, id string, at time.Time, entry socketxp.AuditEntry) (revoked []string, err error) {
+	if at.IsZero() {
+		return nil, errors.New("revoke token: no time")
+	}
+	err = db.act(ctx, "revoke token", accountID, entry, func(q *sqlc.Queries, _ *socketxp.AuditEntry) error {
+		if _, err := q.Token(ctx, accountID, id); err != nil {
+			return err
+		}
+		revoked, err = q.RevokeTokens(ctx, sqlc.RevokeTokensParams{AccountID: accountID, ID: id, RevokedAt: micros(at)})
+		if err == nil && len(revoked) == 0 {
+			return errUnchanged
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(revoked)
+	return revoked, nil
+}
+
+// TouchToken implements socketxp.TokenStore.
+func (db *DB) TouchToken(ctx context.Context, accountID, id string, at time.Time) error {
+	err := affected(db.w.TouchToken(ctx, sqlc.TouchTokenParams{AccountID: accountID, ID: id, At: micros(at)}))
+	return wrap(ctx, "touch token", err)
+}
