@@ -1,0 +1,78 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"socketxp"
+)
+
+// Config is what an operator sets. The YAML names are the keys of the
+// configuration file, the flags (with - for _) and the environment (SOCKETXP_ and
+// upper case). DefaultConfig has the defaults.
+type Config struct {
+	Listen        string        `yaml:"listen"`         // host:port of the one public port
+	PublicURL     string        `yaml:"public_url"`     // https://host[:port] under which agents and people reach Listen
+	DataDir       string        `yaml:"data_dir"`       // keys, certificate, SQLite
+	Database      string        `yaml:"database"`       // "" for SQLite in DataDir, or postgres://…
+	TLSCert       string        `yaml:"tls_cert"`       // PEM files; both or neither
+	TLSKey        string        `yaml:"tls_key"`        //
+	MetricsListen string        `yaml:"metrics_listen"` // loopback address of /metrics; "" for none
+	LogLevel      string        `yaml:"log_level"`      // debug, info, warn or error
+	LogFormat     string        `yaml:"log_format"`     // auto, text or json
+	RevealTokens  bool          `yaml:"reveal_tokens"`  // whether a token's text can be shown again
+	DrainTimeout  time.Duration `yaml:"drain_timeout"`  // how long open links may go on at shutdown
+}
+
+// DefaultConfig returns the configuration of a gateway that was given none.
+func DefaultConfig() Config {
+	return Config{
+		Listen:        ":8443",
+		PublicURL:     "", // https://localhost and the port of Listen
+		MetricsListen: "127.0.0.1:9464",
+		LogLevel:      "info",
+		LogFormat:     "auto",
+		RevealTokens:  true,
+		DrainTimeout:  10 * time.Second,
+	}
+}
+
+// Validate returns an error that names what is wrong.
+func (c *Config) Validate() error {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return errors.New("listen is not host:port")
+	}
+	if c.PublicURL != "" {
+		u, err := socketxp.CheckGatewayURL(c.PublicURL)
+		if err != nil {
+			return fmt.Errorf("public_url: %w", err)
+		}
+		c.PublicURL = u
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("tls_cert and tls_key go together")
+	}
+	if c.MetricsListen != "" {
+		host, _, err := net.SplitHostPort(c.MetricsListen)
+		if err != nil {
+			return errors.New("metrics_listen is not host:port")
+		}
+		if addr, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !addr.IsLoopback()) {
+			return errors.New("metrics_listen is not a loopback address: metrics are for this machine only")
+		}
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {
+		return errors.New("log_level is not debug, info, warn or error")
+	}
+	if !slices.Contains([]string{"auto", "text", "json"}, c.LogFormat) {
+		return errors.New("log_format is not auto, text or json")
+	}
+	if c.DrainTimeout < 0 || c.DrainTimeout > time.Hour {
+		return errors.New("drain_timeout is not 0 to 1h")
+	}
+	return nil
+}

@@ -1,0 +1,353 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"socketxp"
+	"socketxp/internal/control"
+	"socketxp/internal/link"
+)
+
+// The doors, as the metrics name them.
+const (
+	doorNone    = "none"
+	doorControl = "control"
+	doorLink    = "link"
+	doorHTTPS   = "https"
+)
+
+// recordHandshake is the first byte of a TLS record that carries a handshake
+// (RFC 8446 section 5.1).
+const recordHandshake = 0x16
+
+// acceptAll gives every connection a goroutine of its own, so that one that
+// stalls delays no other. It returns when the listener is closed.
+func (g *Gateway) acceptAll(ctx context.Context) error {
+	for {
+		conn, err := g.listener.AcceptTCP()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
+			g.log.Error("connections can't be accepted", "error", err)
+			if !wait(ctx, 100*time.Millisecond) {
+				return nil
+			}
+			continue
+		case errors.Is(err, syscall.ECONNABORTED):
+			continue
+		case err != nil:
+			return err
+		}
+		release, ok := g.preAuth.take(addrOf(conn.RemoteAddr()))
+		if !ok {
+			g.stats.refused(doorNone, socketxp.CodeRateLimited)
+			_ = conn.SetLinger(0)
+			_ = conn.Close()
+			continue
+		}
+		g.all.Go(func() { g.enter(ctx, conn, release) })
+	}
+}
+
+// enter looks at what a connection begins with and sends it through its door.
+// Release gives its place free; every door calls it as soon as the peer has
+// proved something.
+func (g *Gateway) enter(ctx context.Context, conn *net.TCPConn, release func()) {
+	start := time.Now()
+	_ = conn.SetDeadline(start.Add(g.limits.showWithin))
+	// A connection that is still in a door when the gateway ends is cut.
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+
+	var first [1]byte
+	door, err := doorNone, error(nil)
+	if _, err = io.ReadFull(conn, first[:]); err == nil {
+		switch first[0] {
+		case recordHandshake:
+			door, err = g.enterTLS(ctx, conn, first[:], start, release)
+		case link.Magic[0]:
+			door, err = doorLink, g.enterLink(conn, first[0], start, release)
+		default:
+			err = errNotOurs
+			if isHTTPMethod(first[0]) {
+				answerPlainHTTP(conn, g.addr.URL)
+			}
+		}
+	}
+	if err == nil {
+		return
+	}
+	release()
+	_ = conn.Close()
+	g.stats.refused(door, doorCode(err))
+	g.log.Debug("a connection was refused", "door", door, "remote", conn.RemoteAddr().String(), "error", err)
+}
+
+var errNotOurs = errors.New("it is neither TLS nor a link")
+
+// doorCode names why a connection did not come through a door, for the metrics.
+func doorCode(err error) socketxp.Code {
+	var e *socketxp.Error
+	var timeout net.Error
+	switch {
+	case errors.As(err, &e):
+		return e.Code
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return codeTooSlow
+	}
+	return socketxp.CodeProtocol
+}
+
+// codeTooSlow is only in the metrics: whoever is too slow is told nothing.
+const codeTooSlow socketxp.Code = "too_slow"
+
+// enterTLS peeks at the ClientHello and does the handshake for the control or the
+// HTTPS door.
+func (g *Gateway) enterTLS(ctx context.Context, conn *net.TCPConn, first []byte, start time.Time, release func()) (door string, err error) {
+	protocols, peeked, err := peekClientHello(io.MultiReader(bytes.NewReader(first), conn))
+	if err != nil {
+		return doorNone, err
+	}
+	raw := &peekedConn{TCPConn: conn, head: peeked}
+	if slices.Contains(protocols, control.ALPN) {
+		tlsConn := tls.Server(raw, g.controlTLS)
+		if err := tlsConn.HandshakeContext(context.Background()); err != nil {
+			return doorControl, err
+		}
+		g.stats.entered(doorControl, start)
+		_ = conn.SetDeadline(time.Time{})
+		// The channel's own heartbeats tell more than keepalives would, and an idle
+		// device pays for each by its mobile plan.
+		_ = conn.SetKeepAlive(false)
+		g.serveControl(ctx, tlsConn, release)
+		return doorControl, nil
+	}
+
+	place, ok := g.httpsConns.take(addrOf(conn.RemoteAddr()))
+	if !ok {
+		return doorHTTPS, socketxp.Errorf(socketxp.CodeRateLimited, "too many connections")
+	}
+	raw.closed = place
+	tlsConn := tls.Server(raw, g.httpsTLS)
+	if err := tlsConn.HandshakeContext(context.Background()); err != nil {
+		_ = raw.Close()
+		return doorHTTPS, err
+	}
+	g.stats.entered(doorHTTPS, start)
+	_ = conn.SetDeadline(time.Time{})
+	release()
+	if !g.handedOn.give(tlsConn) {
+		_ = tlsConn.Close()
+	}
+	return doorHTTPS, nil
+}
+
+// enterLink reads the preface, and not a byte more: from then on the relay moves
+// the bytes from socket to socket in the kernel. It returns when the link is over.
+func (g *Gateway) enterLink(conn *net.TCPConn, first byte, start time.Time, release func()) error {
+	var preface [link.PrefaceSize]byte
+	preface[0] = first
+	if _, err := io.ReadFull(conn, preface[1:]); err != nil {
+		return err
+	}
+	ticket, err := link.ParsePreface(preface[:])
+	if err != nil {
+		return err
+	}
+	g.stats.entered(doorLink, start)
+	_ = conn.SetDeadline(time.Time{})
+	release()
+	// In a goroutine of its own: the relay owns the connection from here on, and
+	// ends it at shutdown in its own time.
+	g.all.Go(func() {
+		if err := g.relay.Join(conn, ticket); err != nil {
+			g.stats.refused(doorLink, socketxp.CodeOf(err))
+		}
+	})
+	return nil
+}
+
+// maxHello is the most that is read of a connection to see its ClientHello, the
+// largest handshake message that crypto/tls takes. With post-quantum key shares a
+// real one has about 2 KiB.
+const maxHello = 64 << 10
+
+// peekClientHello reads a TLS ClientHello, which may come in many records, and
+// returns the protocols it offers and all that was read of r. It leaves the
+// parsing to crypto/tls, which gets to see these bytes and no more.
+func peekClientHello(r io.Reader) (protocols []string, read []byte, err error) {
+	var head bytes.Buffer
+	seen := false
+	err = tls.Server(peeker{io.TeeReader(io.LimitReader(r, maxHello), &head)}, &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			seen = true
+			protocols = slices.Clone(h.SupportedProtos)
+			return nil, errPeeked
+		},
+	}).HandshakeContext(context.Background())
+	if !seen {
+		return nil, nil, fmt.Errorf("peek at the ClientHello: %w", err)
+	}
+	return protocols, head.Bytes(), nil
+}
+
+var errPeeked = errors.New("peeked")
+
+// peeker is a connection that can only be read.
+type peeker struct{ io.Reader }
+
+func (peeker) Write([]byte) (int, error)        { return 0, io.ErrClosedPipe }
+func (peeker) Close() error                     { return nil }
+func (peeker) LocalAddr() net.Addr              { return nil }
+func (peeker) RemoteAddr() net.Addr             { return nil }
+func (peeker) SetDeadline(time.Time) error      { return nil }
+func (peeker) SetReadDeadline(time.Time) error  { return nil }
+func (peeker) SetWriteDeadline(time.Time) error { return nil }
+
+// peekedConn is a connection whose first bytes were read already.
+type peekedConn struct {
+	*net.TCPConn
+	head   []byte // guarded by tls.Conn's reading one at a time
+	closed func() // called by Close; nil for nothing
+}
+
+func (c *peekedConn) Read(b []byte) (int, error) {
+	if len(c.head) == 0 {
+		return c.TCPConn.Read(b)
+	}
+	n := copy(b, c.head)
+	if c.head = c.head[n:]; len(c.head) == 0 {
+		c.head = nil // gives the memory back
+	}
+	return n, nil
+}
+
+func (c *peekedConn) Close() error {
+	if c.closed != nil {
+		c.closed()
+	}
+	return c.TCPConn.Close()
+}
+
+// doorConfigs returns the TLS configurations of the control and the HTTPS door.
+func doorConfigs(cert *certificate) (controlTLS, httpsTLS *tls.Config) {
+	controlTLS = &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: cert.get,
+		NextProtos:     []string{control.ALPN},
+		// The certificate is only the wrapping of a key: no authority has signed it.
+		ClientAuth: tls.RequireAnyClientCert,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			_, err := socketxp.PeerKey(state)
+			return err
+		},
+		// Whoever comes again proves the key again: a resumed session would outlive a
+		// revocation. The server side of crypto/tls has no early data.
+		SessionTicketsDisabled: true,
+	}
+	httpsTLS = &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: cert.get,
+		NextProtos:     []string{"h2", "http/1.1"},
+	}
+	return controlTLS, httpsTLS
+}
+
+// handedOn is the listener that net/http serves: the doors give it connections
+// whose handshake is done.
+type handedOn struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	close  func()
+}
+
+func newHandedOn() *handedOn {
+	h := &handedOn{conns: make(chan net.Conn), closed: make(chan struct{})}
+	h.close = sync.OnceFunc(func() { close(h.closed) })
+	return h
+}
+
+func (h *handedOn) give(c net.Conn) bool {
+	select {
+	case h.conns <- c:
+		return true
+	case <-h.closed:
+		return false
+	}
+}
+
+// Accept is for net/http.
+func (h *handedOn) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close is for net/http.
+func (h *handedOn) Close() error { h.close(); return nil }
+
+// Addr is for net/http, which shows it to nobody.
+func (h *handedOn) Addr() net.Addr { return &net.TCPAddr{} }
+
+// newHTTPServer returns the server behind the HTTPS door. A request that comes or
+// an answer that leaves too slowly is cut off; a handler that needs longer (an
+// event stream, an export) moves its own deadlines by http.ResponseController.
+func (g *Gateway) newHTTPServer(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		TLSConfig:         g.httpsTLS, // tells net/http that connections may speak HTTP/2
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 100},
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// isHTTPMethod reports whether a connection that starts with c could be a request
+// in clear: GET, HEAD, POST, PUT, PATCH, OPTIONS, DELETE or CONNECT.
+func isHTTPMethod(c byte) bool { return bytes.IndexByte([]byte("GHPODC"), c) >= 0 }
+
+// answerPlainHTTP tells a browser that was given http:// where to go.
+func answerPlainHTTP(conn *net.TCPConn, to string) {
+	text := "This port speaks TLS. Use " + to + "\n"
+	_, err := fmt.Fprintf(conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
+	if err != nil || conn.CloseWrite() != nil {
+		return
+	}
+	// What was not read would make the kernel reset the connection, and the answer
+	// with it.
+	_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+	_, _ = io.CopyN(io.Discard, conn, 16<<10)
+}
+
+// wait returns true after d, or false if ctx was done before.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

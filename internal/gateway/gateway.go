@@ -1,0 +1,343 @@
+// Package gateway is the server: it decides who may do what, serves the REST
+// API, holds the control channels of devices and visitors, and joins their links.
+// It is handed its stores and its cluster, and knows neither by name.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"socketxp"
+	"socketxp/internal/relay"
+	"socketxp/internal/token"
+)
+
+// Deps are the parts a gateway is built from.
+type Deps struct {
+	Store   socketxp.Store
+	Cluster socketxp.Cluster
+	Log     *slog.Logger
+	Now     func() time.Time // nil: time.Now
+	Version string
+
+	limits *limits // nil: defaultLimits; tests shorten them
+}
+
+// Gateway is one running gateway. New builds it, Run serves until its context is
+// done.
+type Gateway struct {
+	cfg     Config
+	store   socketxp.Store
+	cluster socketxp.Cluster
+	log     *slog.Logger
+	version string
+	limits  limits
+
+	id     string // of this installation: the issuer of its tokens
+	addr   socketxp.GatewayAddress
+	clock  *clock
+	tokens *token.Authority
+	relay  *relay.Relay
+	live   *live
+	stats  *stats
+
+	dirLock  *os.File
+	cert     *certificate
+	listener *net.TCPListener
+	metrics  net.Listener // nil for none
+
+	preAuth    *places
+	httpsConns *places
+	handedOn   *handedOn
+	controlTLS *tls.Config
+	httpsTLS   *tls.Config
+
+	presence *presence
+	offers   *offers
+	// refusals and complaints keep what happens all the time from filling the audit
+	// and the log.
+	refusals, complaints *sampler
+	reporting            chan struct{} // has room for those who may store a report
+	unended              unended
+	rest                 *rest // of the HTTP half
+
+	// stopping is closed when Run begins to shut down: what waits for ever (an event
+	// stream) ends by it, while requests that are being served are let finish.
+	stopping chan struct{}
+	// all counts the goroutines that end with the gateway.
+	all sync.WaitGroup
+}
+
+// now is the gateway's time: it never runs backwards past the stored high-water
+// mark.
+func (g *Gateway) now() time.Time { return g.clock.Now() }
+
+// New builds a gateway in cfg.DataDir, which it makes if it is missing, and binds
+// its port: from then on connections wait for Run, which must be called to serve
+// them and to free what New took. A second gateway in the same folder is an error.
+func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		cfg: cfg, store: deps.Store, cluster: deps.Cluster, log: deps.Log, version: deps.Version,
+		limits: defaultLimits(), stopping: make(chan struct{}),
+		live: newLive(), offers: newOffers(), handedOn: newHandedOn(),
+	}
+	if deps.limits != nil {
+		g.limits = *deps.limits
+	}
+	g.stats = newStats(g)
+	g.preAuth = newPlaces(g.limits.preAuth, g.limits.preAuthPerIP)
+	g.httpsConns = newPlaces(g.limits.https, g.limits.httpsPerIP)
+	g.refusals, g.complaints = newSampler(g.limits.sampleEvery), newSampler(10*time.Second)
+	g.reporting = make(chan struct{}, 4)
+	g.rest = newREST(g.limits.http)
+	g.presence = newPresence(g)
+	g.relay = relay.New(relay.Options{Wait: g.limits.linkWait, Log: g.log})
+	defer func() {
+		if err != nil {
+			g.free()
+		}
+	}()
+
+	if err := PrepareDataDir(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	if g.dirLock, err = lockDataDir(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	if err := g.loadClock(ctx, deps.Now); err != nil {
+		return nil, err
+	}
+	if g.id, err = g.store.InitSetting(ctx, "gateway_id", socketxp.NewID(g.now())); err != nil {
+		return nil, fmt.Errorf("the gateway's id: %w", err)
+	}
+	if err := g.listen(ctx); err != nil {
+		return nil, err
+	}
+	if err := g.loadKeys(); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// loadClock sets the gateway's clock not earlier than it ever was.
+func (g *Gateway) loadClock(ctx context.Context, wall func() time.Time) error {
+	if wall == nil {
+		wall = time.Now
+	}
+	high, err := g.store.RaiseClock(ctx, wall().UTC().Truncate(time.Microsecond))
+	if err != nil {
+		return fmt.Errorf("the clock's high-water mark: %w", err)
+	}
+	g.clock = newClock(wall, high)
+	return nil
+}
+
+// listen binds the ports, and derives from them what the configuration left out.
+func (g *Gateway) listen(ctx context.Context) error {
+	var lc net.ListenConfig
+	lc.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 2}
+	l, err := lc.Listen(ctx, "tcp", g.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	g.listener = l.(*net.TCPListener)
+	g.addr.URL = g.cfg.PublicURL
+	if g.addr.URL == "" {
+		u := url.URL{Scheme: "https", Host: "localhost"}
+		if port := g.listener.Addr().(*net.TCPAddr).Port; port != 443 {
+			u.Host = fmt.Sprintf("localhost:%d", port)
+		}
+		g.addr.URL = u.String()
+	}
+	if g.cfg.MetricsListen == "" {
+		return nil
+	}
+	if g.metrics, err = lc.Listen(ctx, "tcp", g.cfg.MetricsListen); err != nil {
+		return fmt.Errorf("listen for metrics: %w", err)
+	}
+	return nil
+}
+
+// keepAlive finds a peer that is gone without a word after at most three times as
+// long: 30 s.
+const keepAlive = 10 * time.Second
+
+// loadKeys reads the signing key and the certificate, or makes them.
+func (g *Gateway) loadKeys() error {
+	signing, err := loadSigningKey(g.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	if g.tokens, err = token.NewAuthority(g.id, signing); err != nil {
+		return err
+	}
+	u, err := url.Parse(g.addr.URL)
+	if err != nil {
+		return fmt.Errorf("the public URL: %w", err)
+	}
+	if g.cert, err = loadCertificate(g.cfg, u.Hostname()); err != nil {
+		return err
+	}
+	g.addr.Pin = g.cert.pin()
+	g.controlTLS, g.httpsTLS = doorConfigs(g.cert)
+	return nil
+}
+
+// Addr returns the address of the public port.
+func (g *Gateway) Addr() net.Addr { return g.listener.Addr() }
+
+// MetricsAddr returns the address of /metrics, or nil if there is none.
+func (g *Gateway) MetricsAddr() net.Addr {
+	if g.metrics == nil {
+		return nil
+	}
+	return g.metrics.Addr()
+}
+
+// Address returns how agents find this gateway; tokens carry it.
+func (g *Gateway) Address() socketxp.GatewayAddress { return g.addr }
+
+// SetUpLink returns the one-time link by which the first user is made, or "" if
+// there is a user. It ends with the next call, and with the process.
+func (g *Gateway) SetUpLink(ctx context.Context) (string, error) { return g.prepareSetup(ctx) }
+
+// Reload reads the certificate files again. A certificate that agents would not
+// take for this gateway's is refused, and the one of before stays.
+func (g *Gateway) Reload() error { return g.cert.reload() }
+
+// Run serves until ctx is done, then shuts down within DrainTimeout and a few
+// seconds: what was accepted is finished, links may end by themselves, and what is
+// open after that is cut. It returns nil after an orderly shutdown. It may be
+// called once.
+func (g *Gateway) Run(ctx context.Context) error {
+	defer g.free()
+	handler, err := g.httpHandler()
+	if err != nil {
+		return err
+	}
+	// None can have outlived the gateway that held this folder before.
+	switch n, err := g.store.EndAllSessions(ctx, g.now(), socketxp.CodeGoingAway); {
+	case ctx.Err() != nil:
+		return nil // told to stop before it began
+	case err != nil:
+		return fmt.Errorf("end the sessions of before: %w", err)
+	case n > 0:
+		g.log.Warn("sessions were open when the gateway ended last", "ended", n)
+	}
+
+	// work ends after the doors: what a shutdown leaves behind is still counted,
+	// judged and written.
+	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer endWork()
+	unsubscribe := g.cluster.Subscribe(func(h socketxp.Hint) { g.live.hint(work, h) })
+	defer unsubscribe()
+	g.all.Go(func() { g.judgeLoop(work) })
+	g.startHousekeeping(work)
+
+	https := g.newHTTPServer(handler)
+	failed := make(chan error, 3)
+	g.all.Go(func() { failed <- https.Serve(g.handedOn) })
+	g.all.Go(func() { failed <- g.acceptAll(work) })
+	metrics := g.newMetricsServer()
+	if g.metrics != nil {
+		g.all.Go(func() { failed <- metrics.Serve(g.metrics) })
+	}
+	g.log.Info("serving", "url", g.addr.URL, "listen", g.Addr().String(), "version", g.version)
+
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		err = fmt.Errorf("serve: %w", err)
+		g.log.Error("the gateway can't go on", "error", err)
+	} else {
+		err = nil
+	}
+	g.shutDown(work, https, metrics)
+	endWork()
+	g.all.Wait()
+	g.lastWords(ctx)
+	return err
+}
+
+// shutDown ends all that is open, from the outside in.
+func (g *Gateway) shutDown(ctx context.Context, https, metrics *http.Server) {
+	g.log.Info("shutting down", "drain", g.cfg.DrainTimeout)
+	close(g.stopping)
+	_ = g.listener.Close()
+	g.sayGoAway()
+
+	drain, cancel := context.WithTimeout(ctx, g.cfg.DrainTimeout)
+	defer cancel()
+	var both sync.WaitGroup
+	both.Go(func() {
+		if https.Shutdown(drain) != nil {
+			_ = https.Close()
+		}
+	})
+	both.Go(func() {
+		if err := g.relay.Shutdown(drain); err != nil {
+			g.log.Info("links were cut at shutdown", "error", err)
+		}
+	})
+	both.Wait()
+	_ = g.handedOn.Close()
+	_ = metrics.Close()
+	g.cutAll(socketxp.Errorf(socketxp.CodeGoingAway, "the gateway is shutting down").WithHint("try again in a moment"))
+}
+
+// partingTime is how long the gateway tries to tell a peer why it is being cut
+// off.
+const partingTime = 2 * time.Second
+
+// free gives back what New took.
+func (g *Gateway) free() {
+	if g.listener != nil {
+		_ = g.listener.Close()
+	}
+	if g.metrics != nil {
+		_ = g.metrics.Close()
+	}
+	if g.dirLock != nil {
+		_ = g.dirLock.Close()
+	}
+}
+
+// publishEvent stores an event and tells all who follow the account live.
+// Failing to is logged, never returned: the act it tells of is done.
+func (g *Gateway) publishEvent(ctx context.Context, e socketxp.Event) {
+	if e.At.IsZero() {
+		e.At = g.now()
+	}
+	if e.ID == "" {
+		e.ID = socketxp.NewID(e.At)
+	}
+	if err := g.store.AddEvent(ctx, e); err != nil {
+		g.storeFailed("an event was not stored", err)
+		return
+	}
+	g.cluster.Publish(socketxp.Hint{Kind: socketxp.HintEvent, AccountID: e.AccountID, ID: e.ID})
+}
+
+// addrOf returns the address of a TCP peer, an IPv4 one in its short form.
+func addrOf(a net.Addr) netip.Addr {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return tcp.AddrPort().Addr().Unmap()
+}

@@ -1,0 +1,215 @@
+package gateway
+
+import (
+	"math"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"socketxp"
+)
+
+// httpLimits bound what one caller can make the HTTP half do.
+type httpLimits struct {
+	// address is for all requests of one address, whoever makes them: enough for an
+	// office behind one, and 1000/s of refused tokens cost a fifth of a core.
+	address quota
+	// credential is for all requests of one token or sign-in.
+	credential quota
+	// signIn is for the requests of one address that try a password or the set-up
+	// secret.
+	signIn quota
+	// register is for registrations, by address, by token and by account.
+	register, registerToken, registerAccount quota
+	// refusals is how many refusals of one account are audited.
+	refusals quota
+
+	streams, exports int // at a time, of one account
+	passwords        int // hashed at a time: 46 MiB and a core each
+	passwordQueue    int // waiting for that
+	// passwordWait is how long, and refuseAfter how long a wrong password takes to be
+	// refused whatever was done to find out.
+	passwordWait, refuseAfter time.Duration
+
+	heartbeat, recheck time.Duration // of an event stream
+	request            time.Duration // to serve one, its body read; a claim of an Idempotency-Key lives for a minute
+}
+
+func defaultHTTPLimits() httpLimits {
+	return httpLimits{
+		address:    quota{1000, 2000},
+		credential: quota{200, 400},
+		signIn:     quota{0.5, 30},
+		register:   quota{20, 200}, registerToken: quota{10, 100}, registerAccount: quota{50, 500},
+		refusals: quota{0.2, 60},
+		streams:  50, exports: 2,
+		passwords: 2, passwordQueue: 40, passwordWait: 5 * time.Second, refuseAfter: 300 * time.Millisecond,
+		heartbeat: 15 * time.Second, recheck: 30 * time.Second,
+		request: 20 * time.Second,
+	}
+}
+
+// quota is so many a second on average, and so many at once.
+type quota struct {
+	perSecond rate.Limit
+	burst     int
+}
+
+// maxBuckets bounds the memory of rates: about 10 MiB. Callers beyond share one
+// bucket until others have been quiet for long enough to be forgotten.
+const maxBuckets = 1 << 16
+
+// rates holds a token bucket for each key.
+type rates[K comparable] struct {
+	quota
+
+	mu      sync.Mutex // guards the following
+	buckets map[K]*rate.Limiter
+	others  *rate.Limiter
+	swept   time.Time
+}
+
+func newRates[K comparable](q quota) *rates[K] {
+	return &rates[K]{quota: q, buckets: make(map[K]*rate.Limiter), others: rate.NewLimiter(q.perSecond, q.burst)}
+}
+
+// verdict is what a bucket says: whether the request may pass, how many may follow
+// at once, and when the next one may.
+type verdict struct {
+	ok        bool
+	limit     int
+	remaining int
+	wait      time.Duration
+}
+
+// take takes one out of the key's bucket if there is one.
+func (r *rates[K]) take(key K) verdict {
+	now := time.Now()
+	b := r.bucket(key, now)
+	v := verdict{ok: b.AllowN(now, 1), limit: r.burst}
+	left := b.TokensAt(now)
+	v.remaining = max(0, int(left))
+	if missing := 1 - left; missing > 0 {
+		v.wait = time.Duration(missing / float64(r.perSecond) * float64(time.Second))
+	}
+	return v
+}
+
+func (r *rates[K]) bucket(key K, now time.Time) *rate.Limiter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b := r.buckets[key]; b != nil {
+		return b
+	}
+	if len(r.buckets) >= maxBuckets && now.Sub(r.swept) >= time.Second {
+		r.swept = now
+		for k, b := range r.buckets {
+			if b.TokensAt(now) >= float64(r.burst) {
+				delete(r.buckets, k)
+			}
+		}
+	}
+	if len(r.buckets) >= maxBuckets {
+		return r.others
+	}
+	b := rate.NewLimiter(r.perSecond, r.burst)
+	r.buckets[key] = b
+	return b
+}
+
+// tell sets the headers of a verdict. The strictest of several counts.
+func (v verdict) tell(h http.Header) {
+	if known, err := strconv.Atoi(h.Get("RateLimit-Remaining")); err == nil && v.ok && known <= v.remaining {
+		return
+	}
+	h.Set("RateLimit-Limit", strconv.Itoa(v.limit))
+	h.Set("RateLimit-Remaining", strconv.Itoa(v.remaining))
+	h.Set("RateLimit-Reset", strconv.Itoa(seconds(v.wait)))
+}
+
+// err is nil if the request may pass.
+func (v verdict) err() error {
+	if v.ok {
+		return nil
+	}
+	return later(socketxp.CodeRateLimited, v.wait, "too many requests")
+}
+
+// seconds rounds up, so that whoever waits for them is not refused again.
+func seconds(d time.Duration) int { return int(math.Ceil(d.Seconds())) }
+
+// laterError is a refusal that says when to try again.
+type laterError struct {
+	cause *socketxp.Error
+	after time.Duration
+}
+
+func (e *laterError) Error() string { return e.cause.Error() }
+func (e *laterError) Unwrap() error { return e.cause }
+
+func later(code socketxp.Code, after time.Duration, message string) error {
+	after = max(after, time.Second)
+	return &laterError{
+		cause: socketxp.Errorf(code, "%s", message).WithHint("try again in " + strconv.Itoa(seconds(after)) + " s"),
+		after: after,
+	}
+}
+
+// counted bounds how many of something run at a time, for each key.
+type counted struct {
+	most int
+
+	mu      sync.Mutex // guards the following
+	running map[string]int
+}
+
+func newCounted(most int) *counted {
+	return &counted{most: most, running: make(map[string]int)}
+}
+
+// enter returns a function that must be called at the end, or an error if too many
+// are running.
+func (c *counted) enter(key, what string) (leave func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running[key] >= c.most {
+		return nil, later(socketxp.CodeRateLimited, 10*time.Second, "too many "+what+" are running")
+	}
+	c.running[key]++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.running[key]--; c.running[key] == 0 {
+			delete(c.running, key)
+		}
+	}, nil
+}
+
+// rest is what the HTTP half keeps in memory.
+type rest struct {
+	limits httpLimits
+
+	addresses, signIns, registrations *rates[netip.Prefix]
+	credentials                       *rates[string]
+	tokenRegistrations                *rates[string]
+	accountRegistrations              *rates[string]
+	refusals                          *refusals
+	streams, exports                  *counted
+	passwords                         *passwords
+	strangers                         *strangers
+}
+
+func newREST(l httpLimits) *rest {
+	return &rest{
+		limits:    l,
+		addresses: newRates[netip.Prefix](l.address), signIns: newRates[netip.Prefix](l.signIn), registrations: newRates[netip.Prefix](l.register),
+		credentials: newRates[string](l.credential), tokenRegistrations: newRates[string](l.registerToken), accountRegistrations: newRates[string](l.registerAccount),
+		refusals: newRefusals(l.refusals),
+		streams:  newCounted(l.streams), exports: newCounted(l.exports),
+		passwords: newPasswords(l), strangers: newStrangers(),
+	}
+}

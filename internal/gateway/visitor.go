@@ -1,0 +1,294 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"socketxp"
+	"socketxp/internal/control"
+	"socketxp/internal/relay"
+
+	"golang.org/x/time/rate"
+)
+
+// visitor is the channel of an agent in slave mode. Its key proves nothing but
+// that the same process is speaking; what it may do, each visit's token says.
+type visitor struct {
+	*channel
+	rate *rate.Limiter // of links
+
+	badTokens int // that were tried so far; the receiving goroutine's alone
+
+	mu     sync.Mutex // guards the following
+	visits map[uint32]*visit
+	idle   *time.Timer // runs while there is no visit
+}
+
+// beginVisitor lets a visitor in, who may do nothing yet.
+func (c *channel) beginVisitor(version int) (serve func(), err error) {
+	g := c.g
+	v := &visitor{channel: c, rate: rate.NewLimiter(g.limits.linkRate, g.limits.linkBurst), visits: make(map[uint32]*visit)}
+	if c.tell(control.Welcome{Version: version, Gateway: g.version}) != nil {
+		return nil, errOver
+	}
+	v.idle = time.AfterFunc(g.limits.showWithin, func() {
+		// Not dismiss: this goroutine is nobody's, and must not start others.
+		_ = c.tell(control.Refused{Code: socketxp.CodeUnauthenticated, Message: "the channel has no visit", RetryAfter: retryAfter(socketxp.CodeUnauthenticated)})
+		_ = c.conn.Close()
+	})
+	return v.serve, nil
+}
+
+// serve takes the visitor's messages until the channel is over. Links that are
+// open then live on.
+func (v *visitor) serve() {
+	defer v.leaveAll()
+	for {
+		m, err := v.conn.Receive(v.ctx)
+		if err != nil {
+			return
+		}
+		switch m := m.(type) {
+		case control.Visit:
+			v.visit(m)
+		case control.LinkRequest:
+			v.request(m)
+		case control.Leave:
+			v.leave(m.Visit)
+		}
+	}
+}
+
+// visit answers a Visit: Granted or Ended.
+func (v *visitor) visit(m control.Visit) {
+	started := time.Now()
+	t, granted, err := v.grant(m)
+	if t != nil {
+		defer close(t.answered)
+	}
+	if err == nil {
+		v.g.stats.visited(started)
+		v.proven()
+		_ = v.tell(granted)
+		return
+	}
+	e := clientError(err)
+	v.g.stats.refused(doorControl, e.Code)
+	_ = v.tell(control.Ended{Visit: m.Visit, Code: e.Code, Message: e.Message, Hint: e.Hint})
+	if e.Code == socketxp.CodeUnauthenticated {
+		v.badTokens++
+	}
+	if v.badTokens >= v.g.limits.visits {
+		v.dismiss(socketxp.Errorf(socketxp.CodeRateLimited, "too many tokens were not valid"))
+	}
+}
+
+// grant judges a visit and opens it. The session and its audit record are written
+// before anybody is told of it. The caller closes answered of a visit it gets, also
+// beside an error, when the visitor has been told.
+func (v *visitor) grant(m control.Visit) (*visit, control.Granted, error) {
+	var none control.Granted
+	if err := v.mayVisit(m.Visit); err != nil {
+		return nil, none, err
+	}
+	g := v.g
+	ctx, cancel := g.asked(v.ctx)
+	defer cancel()
+	seen := g.live.mark() // before the database is asked: see open
+	who, err := g.authenticateToken(ctx, m.Token, socketxp.PurposeVisit, v.remote)
+	if err != nil {
+		return nil, none, err
+	}
+	device, tunnel, err := g.judgeVisit(ctx, who, m)
+	if err != nil {
+		g.auditRefusal(ctx, socketxp.AuditEntry{
+			AccountID: who.accountID, Actor: who.actor(), Action: "session.start",
+			ObjectKind: "device", ObjectID: device.ID, ObjectName: device.Name,
+			Detail: fmt.Sprintf("port %d", m.Port),
+		}, err)
+		return nil, none, err
+	}
+
+	now := g.now()
+	t := &visit{
+		g: g, number: m.Visit, visitor: v, remote: v.remote, expiresAt: who.token.ExpiresAt, port: tunnel.Destination.Port,
+		actor: who.actor(), links: make(map[*relay.Pair]struct{}), answered: make(chan struct{}),
+		session: socketxp.Session{
+			ID: socketxp.NewID(now), AccountID: who.accountID, DeviceID: device.ID, DeviceName: device.Name,
+			UserID: who.userID, TokenID: who.credentialID, Destination: tunnel.Destination.String(),
+			RemoteAddr: v.remote.String(), StartedAt: now,
+		},
+	}
+	if err := g.store.CreateSession(ctx, t.session, t.entry("session.start", now)); err != nil {
+		g.storeFailed("a session was not stored", err)
+		return nil, none, unavailable(err)
+	}
+	v.remember(t)
+	if err := g.open(t, seen); err != nil {
+		v.forget(t)
+		t.leave(socketxp.CodeOf(err))
+		return t, none, err
+	}
+	t.watchExpiry()
+	g.publishEvent(ctx, socketxp.Event{
+		AccountID: who.accountID, Type: socketxp.EventSessionStarted, DeviceID: device.ID, DeviceName: device.Name,
+		ObjectID: t.session.ID, Message: "a session with " + device.Name + " began: " + t.session.Destination,
+	})
+	return t, control.Granted{
+		Visit: m.Visit, SessionID: t.session.ID, DeviceID: device.ID, DeviceName: device.Name,
+		DeviceKey: device.PublicKey, SSHHostKey: device.SSHHostKey,
+		Destination: t.session.Destination, SSH: tunnel.SSH, ExpiresAt: t.expiresAt,
+	}, nil
+}
+
+func (v *visitor) mayVisit(number uint32) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.visits[number] != nil:
+		return socketxp.Errorf(socketxp.CodeInvalid, "the visit's number is in use")
+	case len(v.visits) >= v.g.limits.visits:
+		return socketxp.Errorf(socketxp.CodeTooManyLinks, "one channel can't have more than %d visits", v.g.limits.visits)
+	}
+	return nil
+}
+
+// judgeVisit finds what a visit asks for and says whether the caller may have it.
+// What the caller may not reach at all is judged before what it could learn about
+// it.
+func (g *Gateway) judgeVisit(ctx context.Context, who caller, m control.Visit) (socketxp.Device, socketxp.Tunnel, error) {
+	var none socketxp.Tunnel
+	device, err := g.findDevice(ctx, who.accountID, m.DeviceID, m.DeviceName)
+	if err != nil {
+		return device, none, err
+	}
+	if err := judgeScope(who.token, device, m.Port); err != nil {
+		return device, none, err
+	}
+	if !device.DisabledAt.IsZero() {
+		return device, none, errDeviceDisabled
+	}
+	online, err := g.cluster.Online(ctx, device.ID)
+	switch {
+	case err != nil:
+		return device, none, unavailable(err)
+	case !online:
+		return device, none, offline(device.Name)
+	}
+	tunnel, err := socketxp.FindTunnel(device.Tunnels, m.Host, m.Port)
+	return device, tunnel, err
+}
+
+func (g *Gateway) findDevice(ctx context.Context, accountID, id, name string) (device socketxp.Device, err error) {
+	if id != "" {
+		device, err = g.store.Device(ctx, accountID, id)
+	} else {
+		device, err = g.store.DeviceByName(ctx, accountID, name)
+	}
+	switch {
+	case errors.Is(err, socketxp.ErrNotFound):
+		return socketxp.Device{}, socketxp.Errorf(socketxp.CodeNotFound, "there is no device %s in the account", id+name)
+	case err != nil:
+		g.storeFailed("a device could not be looked up", err)
+		return socketxp.Device{}, unavailable(err)
+	}
+	return device, nil
+}
+
+func judgeScope(t socketxp.Token, d socketxp.Device, port int) error {
+	switch {
+	case !t.Scope.AllowsDevice(d):
+		return socketxp.Errorf(socketxp.CodeForbidden, "the token is not for the device %s", d.Name)
+	case !t.Scope.AllowsPort(port):
+		return socketxp.Errorf(socketxp.CodeForbidden, "the token is not for port %d", port)
+	}
+	return nil
+}
+
+func offline(name string) error {
+	return socketxp.Errorf(socketxp.CodeDeviceOffline, "the device %s is offline", name).WithHint("on the device: socketxp status")
+}
+
+// request answers a LinkRequest: LinkTicket or LinkRefused. It does not block, so
+// that a device that doesn't read holds up nobody but those who ask for it.
+func (v *visitor) request(m control.LinkRequest) {
+	started := time.Now()
+	v.mu.Lock()
+	t := v.visits[m.Visit]
+	v.mu.Unlock()
+	refuse := func(err error) {
+		e := clientError(err)
+		v.g.stats.refused(doorControl, e.Code)
+		_ = v.tell(control.LinkRefused{Visit: m.Visit, Link: m.Link, Code: e.Code, Message: e.Message, Hint: e.Hint})
+	}
+	switch {
+	case t == nil:
+		refuse(socketxp.Errorf(socketxp.CodeSessionEnded, "there is no such visit, or it is over"))
+		return
+	case !v.rate.Allow():
+		refuse(socketxp.Errorf(socketxp.CodeRateLimited, "links are asked for too fast"))
+		return
+	}
+	pair, err := t.expect()
+	if err != nil {
+		refuse(err)
+		return
+	}
+	v.g.all.Go(func() {
+		if err := t.offer(pair, v, m.Link); err != nil {
+			pair.Cut()
+			refuse(err)
+			return
+		}
+		v.g.stats.linked(started)
+	})
+}
+
+// leave ends a visit as the visitor asked: it can have no new links.
+func (v *visitor) leave(number uint32) {
+	v.mu.Lock()
+	t := v.visits[number]
+	v.mu.Unlock()
+	if t != nil {
+		v.forget(t)
+		t.leave("")
+	}
+}
+
+// remember keeps a visit until it is forgotten.
+func (v *visitor) remember(t *visit) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.visits[t.number] = t
+	v.idle.Stop()
+}
+
+// forget drops a visit that is over. A channel that has none left is closed
+// unless it begins another one soon.
+func (v *visitor) forget(t *visit) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.visits[t.number] != t {
+		return
+	}
+	delete(v.visits, t.number)
+	if len(v.visits) == 0 && v.ctx.Err() == nil {
+		v.idle.Reset(v.g.limits.showWithin)
+	}
+}
+
+// leaveAll is called when the channel is over.
+func (v *visitor) leaveAll() {
+	v.end()
+	v.mu.Lock()
+	v.idle.Stop()
+	visits := v.visits
+	v.visits = nil
+	v.mu.Unlock()
+	for _, t := range visits {
+		t.leave("")
+	}
+}
