@@ -1,0 +1,229 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"socketxp"
+)
+
+// maxConfig is how much of config.json is read.
+const maxConfig = 1 << 20
+
+// Config is what config.json asks for.
+type Config struct {
+	WorkDir string // "" leaves it to the default
+	Publish []Tunnel
+	Visits  []ConfigVisit
+	// AuthToken, Name and Group are from older files: to log in, if the device is not
+	// registered yet.
+	AuthToken, Name, Group string
+	// Notes are for people: what was ignored, and what should be changed.
+	Notes []string
+}
+
+// ConfigVisit is a slave-mode tunnel of config.json.
+type ConfigVisit struct {
+	Local                LocalPort
+	DeviceID, DeviceName string
+	DevicePort           int
+}
+
+// configFile is the form on disk.
+type configFile struct {
+	WorkDir       string         `json:"work_dir"`
+	SSHUsers      []string       `json:"ssh_users"`
+	Tunnels       []configTunnel `json:"tunnels"`
+	AuthToken     string         `json:"authtoken"`
+	TunnelEnabled *bool          `json:"tunnel_enabled"`
+	Region        string         `json:"region"`
+}
+
+type configTunnel struct {
+	Destination    string   `json:"destination"`
+	EnableSSH      bool     `json:"enable_ssh"`
+	SSHUsers       []string `json:"ssh_users"`
+	Subdomain      string   `json:"subdomain"`
+	CustomDomain   string   `json:"custom_domain"`
+	Protocol       string   `json:"protocol"`
+	IotDeviceID    string   `json:"iot_device_id"`
+	IotDeviceName  string   `json:"iot_device_name"`
+	IotDeviceGroup string   `json:"iot_device_group"`
+	IotSlave       bool     `json:"iot_slave"`
+	PeerDevicePort int      `json:"peer_device_port"`
+}
+
+// ReadConfig is ParseConfig of a file, which errors name.
+func ReadConfig(path string) (Config, error) {
+	data, err := readFile(path, maxConfig, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Config{}, fmt.Errorf("config file %s: there is no such file", path)
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("config file: %w", err)
+	}
+	c, err := ParseConfig(data)
+	if err != nil {
+		var e *socketxp.Error
+		if errors.As(err, &e) {
+			return c, &socketxp.Error{Code: e.Code, Message: "config file " + path + ": " + e.Message, Hint: e.Hint}
+		}
+		return c, fmt.Errorf("config file %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// ParseConfig reads the text of a config.json. An unknown key is an error that
+// names the nearest known one, and so is a value that can't be meant.
+func ParseConfig(data []byte) (Config, error) {
+	var f configFile
+	if len(data) > maxConfig {
+		return Config{}, hinted("", "it is larger than %d bytes", maxConfig)
+	}
+	if err := socketxp.StrictUnmarshal(data, &f); err != nil {
+		return Config{}, hinted(nearestKey(err), "%v", err)
+	}
+	c := Config{WorkDir: f.WorkDir, AuthToken: f.AuthToken}
+	if c.WorkDir != "" && !filepath.IsAbs(c.WorkDir) {
+		return Config{}, hinted("", "work_dir %q is not an absolute path", c.WorkDir)
+	}
+	if f.AuthToken != "" {
+		c.note("authtoken is in the file for everyone who can read it: remove it once the device is registered")
+	}
+	if f.Region != "" {
+		c.note("region is ignored: the gateway is the one that the token or device.key names")
+	}
+	for i, t := range f.Tunnels {
+		if len(t.SSHUsers) == 0 {
+			t.SSHUsers = f.SSHUsers
+		}
+		if err := c.add(t); err != nil {
+			var e *socketxp.Error
+			if errors.As(err, &e) {
+				return Config{}, hinted(e.Hint, "tunnel %d: %s", i+1, e.Message)
+			}
+			return Config{}, err
+		}
+	}
+	if len(c.Publish) > socketxp.MaxTunnels {
+		return Config{}, hinted("", "there are more than %d tunnels", socketxp.MaxTunnels)
+	}
+	if f.TunnelEnabled != nil && !*f.TunnelEnabled {
+		c.Publish, c.Visits = nil, nil
+		c.note("tunnel_enabled is false: no tunnel is opened")
+	}
+	return c, nil
+}
+
+func (c *Config) note(format string, args ...any) {
+	if n := fmt.Sprintf(format, args...); !slices.Contains(c.Notes, n) {
+		c.Notes = append(c.Notes, n)
+	}
+}
+
+// add takes one tunnel.
+func (c *Config) add(t configTunnel) error {
+	if !slices.Contains([]string{"", "tcp", "http", "tls"}, t.Protocol) {
+		return hinted("", "the protocol %q is not tcp, http or tls", t.Protocol)
+	}
+	if t.Subdomain != "" || t.CustomDomain != "" {
+		c.note("subdomain and custom_domain are ignored: there are no public URLs")
+	}
+	if t.IotSlave {
+		return c.addVisit(t)
+	}
+	if t.PeerDevicePort != 0 {
+		return hinted("", "peer_device_port is for iot_slave")
+	}
+	dest, err := socketxp.ParseDestination(t.Destination)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(c.Publish, func(p Tunnel) bool { return p.Destination == dest }) {
+		return hinted("", "%s is there twice", dest)
+	}
+	tunnel := Tunnel{Destination: dest, SSH: t.EnableSSH}
+	if t.EnableSSH {
+		tunnel.Users = t.SSHUsers
+	}
+	if err := tunnel.Check(); err != nil {
+		return err
+	}
+	c.Publish = append(c.Publish, tunnel)
+	for _, older := range []struct {
+		value string
+		to    *string
+		check func(string) error
+	}{{t.IotDeviceName, &c.Name, socketxp.CheckDeviceName}, {t.IotDeviceGroup, &c.Group, socketxp.CheckGroup}} {
+		if older.value == "" {
+			continue
+		}
+		if err := older.check(older.value); err != nil {
+			return err
+		}
+		if *older.to != "" && *older.to != older.value {
+			return hinted("", "the tunnels name several devices or groups; this machine is one device")
+		}
+		*older.to = older.value
+	}
+	if t.IotDeviceID != "" {
+		c.note("iot_device_id is ignored: the device's id is in device.key")
+	}
+	return nil
+}
+
+func (c *Config) addVisit(t configTunnel) error {
+	local, err := ParseLocalPort(t.Destination)
+	if err != nil {
+		return err
+	}
+	v := ConfigVisit{Local: local, DeviceID: t.IotDeviceID, DeviceName: t.IotDeviceName, DevicePort: t.PeerDevicePort}
+	if err := CheckPeer(v.DeviceID, v.DeviceName, v.DevicePort); err != nil {
+		return err
+	}
+	if t.EnableSSH {
+		return hinted("it belongs to the device's own configuration", "enable_ssh is not for iot_slave")
+	}
+	c.Visits = append(c.Visits, v)
+	return nil
+}
+
+// CheckPeer returns an error unless exactly one of id and name is given, and valid,
+// and the port is one.
+func CheckPeer(id, name string, port int) error {
+	switch {
+	case id == "" && name == "":
+		return hinted("name it by its id or its name", "slave mode needs a device")
+	case id != "" && name != "":
+		return hinted("give one of them", "slave mode needs the device's id or its name, not both")
+	case port < 1 || port > 65535:
+		return hinted("it is the port that the device publishes, such as 22", "slave mode needs the device's port, 1 to 65535")
+	case id != "" && !socketxp.ValidID(id):
+		return hinted("socketxp status on the device shows it", "the device id %q is not valid", Printable(clip(id)))
+	case name != "":
+		return socketxp.CheckDeviceName(name)
+	}
+	return nil
+}
+
+// nearestKey returns a hint for a key that is not known.
+func nearestKey(err error) string {
+	quoted, ok := strings.CutPrefix(err.Error(), "unknown key ")
+	if !ok {
+		return ""
+	}
+	key, err := strconv.Unquote(quoted)
+	if err != nil {
+		return ""
+	}
+	near := socketxp.Nearest(clip(key), append(socketxp.JSONKeys(configFile{}), socketxp.JSONKeys(configTunnel{})...))
+	if near == "" {
+		return ""
+	}
+	return "did you mean " + strconv.Quote(near) + "?"
+}

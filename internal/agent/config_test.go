@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"socketxp"
+)
+
+func TestParseConfig(t *testing.T) {
+	c, err := ParseConfig([]byte(`{
+		"work_dir": "/var/lib/x", "ssh_users": ["pi"],
+		"tunnels": [
+			{"destination": "tcp://127.0.0.1:22"},
+			{"destination": "http://localhost", "subdomain": "", "custom_domain": ""},
+			{"destination": "tcp://localhost:2222", "enable_ssh": true},
+			{"destination": "tcp://localhost:2223", "enable_ssh": true, "ssh_users": ["root", "pi"]},
+			{"destination": "tcp://localhost:3000", "iot_slave": true, "iot_device_name": "sensor", "peer_device_port": 22}
+		]
+	}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ssh, two := tunnel(t, "tcp://localhost:2222"), tunnel(t, "tcp://localhost:2223")
+	ssh.SSH, ssh.Users = true, []string{"pi"}
+	two.SSH, two.Users = true, []string{"root", "pi"}
+	local, err := ParseLocalPort("tcp://localhost:3000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		WorkDir: "/var/lib/x",
+		Publish: []Tunnel{tunnel(t, "tcp://127.0.0.1:22"), tunnel(t, "http://localhost:80"), ssh, two},
+		Visits:  []ConfigVisit{{Local: local, DeviceName: "sensor", DevicePort: 22}},
+	}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("%+v\nwant %+v", c, want)
+	}
+}
+
+func TestParseOldConfig(t *testing.T) {
+	c, err := ParseConfig([]byte(`{"authtoken": "t", "tunnel_enabled": true, "region": "eu", "tunnels": [
+		{"destination": "tcp://127.0.0.1:22", "protocol": "tls", "iot_device_id": "x", "iot_device_name": "sensor", "iot_device_group": "lab", "iot_slave": false},
+		{"destination": "tcp://127.0.0.1:23", "protocol": "tcp", "iot_device_name": "sensor", "subdomain": "a"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.AuthToken != "t" || c.Name != "sensor" || c.Group != "lab" || len(c.Publish) != 2 {
+		t.Errorf("%+v", c)
+	}
+	for _, note := range []string{"authtoken", "region", "iot_device_id", "subdomain"} {
+		if !strings.Contains(strings.Join(c.Notes, "\n"), note) {
+			t.Errorf("nothing is said of %s: %q", note, c.Notes)
+		}
+	}
+	c, err = ParseConfig([]byte(`{"tunnel_enabled": false, "tunnels": [{"destination": "tcp://127.0.0.1:22"}]}`))
+	if err != nil || len(c.Publish) != 0 || len(c.Notes) != 1 {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestParseConfigRefuses(t *testing.T) {
+	for _, c := range []struct{ name, text, message, hint string }{
+		{"C-08 a misspelt key", `{"tunels": []}`, `unknown key "tunels"`, `"tunnels"`},
+		{"C-08 a misspelt key of a tunnel", `{"tunnels": [{"destnation": "tcp://localhost:1"}]}`, `unknown key "destnation"`, `"destination"`},
+		{"C-08 a misspelt security option", `{"ssh_user": ["pi"]}`, `unknown key "ssh_user"`, `"ssh_users"`},
+		{"C-09 a key twice", `{"work_dir": "/a", "work_dir": "/b"}`, "twice", ""},
+		{"C-09 another case", `{"Tunnels": []}`, "not spelt", ""},
+		{"C-09 deep", `{"tunnels": ` + strings.Repeat("[", 100_000), "", ""},
+		{"C-09 large", strings.Repeat(" ", maxConfig) + "{}", "larger", ""},
+		{"something after it", `{} {}`, "follows", ""},
+		{"C-03 a relative folder", `{"work_dir": "state"}`, "absolute", ""},
+		{"N-13 a metadata service", `{"tunnels": [{"destination": "tcp://169.254.169.254:80"}]}`, "tunnel 1", ""},
+		{"a scheme", `{"tunnels": [{"destination": "udp://localhost:1"}]}`, "tunnel 1", ""},
+		{"twice the same", `{"tunnels": [{"destination": "tcp://localhost:1"}, {"destination": "tcp://LOCALHOST:1"}]}`, "tunnel 2: tcp://localhost:1 is there twice", ""},
+		{"two names", `{"tunnels": [{"destination": "tcp://localhost:1", "iot_device_name": "a"}, {"destination": "tcp://localhost:2", "iot_device_name": "b"}]}`, "one device", ""},
+		{"a protocol", `{"tunnels": [{"destination": "tcp://localhost:1", "protocol": "udp"}]}`, "protocol", ""},
+		{"SSH elsewhere", `{"tunnels": [{"destination": "tcp://192.168.0.1:22", "enable_ssh": true}]}`, "built-in SSH", ""},
+		{"slave mode without a port", `{"tunnels": [{"destination": "tcp://localhost:0", "iot_slave": true, "iot_device_name": "a"}]}`, "port", ""},
+		{"slave mode without a device", `{"tunnels": [{"destination": "tcp://localhost:0", "iot_slave": true, "peer_device_port": 22}]}`, "device", ""},
+		{"slave mode for others", `{"tunnels": [{"destination": "tcp://0.0.0.0:1", "iot_slave": true, "iot_device_name": "a", "peer_device_port": 22}]}`, "this machine only", ""},
+		{"a peer's port without slave mode", `{"tunnels": [{"destination": "tcp://localhost:1", "peer_device_port": 22}]}`, "iot_slave", ""},
+		{"too many", `{"tunnels": [` + strings.TrimSuffix(manyTunnels(65), ",") + `]}`, "more than 64", ""},
+	} {
+		_, err := ParseConfig([]byte(c.text))
+		var e *socketxp.Error
+		switch {
+		case err == nil:
+			t.Errorf("%s: it was taken", c.name)
+		case !strings.Contains(err.Error(), c.message):
+			t.Errorf("%s: %v", c.name, err)
+		case c.hint != "" && (!errors.As(err, &e) || !strings.Contains(e.Hint, c.hint)):
+			t.Errorf("%s: hint %q", c.name, e.Hint)
+		}
+	}
+}
+
+func manyTunnels(n int) string {
+	var b strings.Builder
+	for i := range n {
+		d := socketxp.Destination{Scheme: "tcp", Host: "localhost", Port: i + 1}
+		b.WriteString(`{"destination": "` + d.String() + `"},`)
+	}
+	return b.String()
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add([]byte(`{"work_dir": "/a", "ssh_users": ["pi"], "tunnels": [{"destination": "tcp://localhost:22", "enable_ssh": true}]}`))
+	f.Add([]byte(`{"authtoken": "x", "tunnel_enabled": false, "region": "x", "tunnels": [{"destination": "http://a", "protocol": "http"}]}`))
+	f.Add([]byte(`{"tunnels": [{"destination": "tcp://localhost:0", "iot_slave": true, "iot_device_name": "a", "peer_device_port": 22}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := ParseConfig(data)
+		if err != nil {
+			return
+		}
+		if len(c.Publish) > socketxp.MaxTunnels {
+			t.Errorf("%d tunnels", len(c.Publish))
+		}
+		for _, p := range c.Publish {
+			if again, err := socketxp.ParseDestination(p.Destination.String()); err != nil || again != p.Destination || p.Check() != nil {
+				t.Errorf("%+v would be published: %v", p, err)
+			}
+		}
+		for _, v := range c.Visits {
+			for _, a := range v.Local.addrs {
+				if !a.IsLoopback() {
+					t.Errorf("it would listen on %s", a)
+				}
+			}
+		}
+	})
+}

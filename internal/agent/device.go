@@ -1,0 +1,450 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"socketxp"
+	"socketxp/internal/control"
+)
+
+// ConnectOptions configure an agent in master mode.
+type ConnectOptions struct {
+	Dir     *Dir
+	Tunnels []Tunnel
+	Version string
+	Log     *slog.Logger // nil logs nothing
+	// Connected is called when the gateway has accepted the control channel and knows
+	// the tunnels, each time anew. Problem is called when it is not, or no longer,
+	// and will be tried again after wait. Joined is called first if another agent
+	// runs in the folder already, to which the tunnels were handed. They are called
+	// one at a time; nil means nothing.
+	Connected func()
+	Problem   func(err error, wait time.Duration)
+	Joined    func()
+}
+
+func (o *ConnectOptions) withDefaults() {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Connected == nil {
+		o.Connected = func() {}
+	}
+	if o.Problem == nil {
+		o.Problem = func(error, time.Duration) {}
+	}
+	if o.Joined == nil {
+		o.Joined = func() {}
+	}
+}
+
+// Connect publishes the tunnels until ctx ends, which is no error. It goes on
+// through every trouble with the gateway, a refusal included: a person may enable
+// the device again. It fails at once if the device is not registered, and ends
+// when it is logged out.
+//
+// One agent per work folder holds the control channel; a further one hands its
+// tunnels over to the first and lives as long as that.
+func Connect(ctx context.Context, o ConnectOptions) error {
+	o.withDefaults()
+	for tries := 0; ; tries++ {
+		key, err := o.Dir.Key()
+		if err != nil {
+			return err
+		}
+		release, err := o.Dir.lock()
+		if err == nil {
+			defer release()
+			return runDevice(ctx, key, o)
+		}
+		if !errors.Is(err, errLocked) {
+			return err
+		}
+		err = join(ctx, o)
+		if !errors.Is(err, errNoAgent) || tries == joinTries {
+			return err
+		}
+		// It is starting or ending just now.
+		if !sleep(ctx, joinPause) {
+			return nil
+		}
+	}
+}
+
+const (
+	joinTries = 100
+	joinPause = 100 * time.Millisecond
+)
+
+// device is the one agent of its work folder, while it runs.
+type device struct {
+	dir     *Dir
+	key     DeviceKey
+	gateway *gateway
+	version string
+	log     *slog.Logger
+	options ConnectOptions
+	tunnels *publications
+	links   *links
+
+	// ctx ends with the agent. Stop ends it because the device was logged out.
+	ctx  context.Context
+	stop context.CancelCauseFunc
+
+	leaving sync.Mutex // one logout at a time; taken before mu
+
+	mu        sync.Mutex // guards the following, and the name in key
+	now       connection
+	forgotten bool // the key was wiped
+}
+
+// connection is how the agent stands with the gateway.
+type connection struct {
+	channel *deviceChannel // nil while not connected
+	since   time.Time      // it is so
+	trouble error          // why it is not connected; nil at first
+	// turned is closed when something of this, or told of the channel, has changed.
+	turned chan struct{}
+}
+
+// deviceChannel is a control channel that the gateway has welcomed.
+type deviceChannel struct {
+	conn *control.Conn
+	// told is the tunnels' state that the gateway knows: the channel that is closed
+	// when it changes.
+	told      <-chan struct{}
+	loggedOut chan struct{} // closed when the gateway has forgotten the device
+}
+
+// errLoggedOut is how an agent ends whose device was logged out.
+var errLoggedOut = &NotRegisteredError{socketxp.Errorf(socketxp.CodeDeviceUnknown, "this device was logged out")}
+
+func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
+	gw, err := o.Dir.gateway(key.Gateway)
+	if err != nil {
+		return err
+	}
+	executable, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	d := &device{
+		dir: o.Dir, key: key, gateway: gw, version: o.Version, log: o.Log, options: o,
+		tunnels: newPublications(func(users []string) (*SSHServer, error) {
+			return NewSSHServer(SSHConfig{
+				HostKeyFile: o.Dir.file(sshHostKeyFile), Users: users, Log: o.Log, Version: o.Version, Executable: executable,
+			})
+		}),
+		now: connection{since: time.Now(), turned: make(chan struct{})},
+	}
+	d.ctx, d.stop = context.WithCancelCause(ctx)
+	defer d.stop(nil)
+	d.links = newLinks(d)
+	if _, err := d.tunnels.add(d.ctx, o.Tunnels); err != nil {
+		return err
+	}
+	listener, err := d.dir.listen()
+	if err != nil {
+		return err
+	}
+	var running sync.WaitGroup
+	running.Go(func() { d.serveLocal(listener) })
+	err = d.stayConnected()
+	d.stop(nil)
+	running.Wait()
+	d.links.wait()
+	return err
+}
+
+// stayConnected holds a control channel until the agent ends.
+func (d *device) stayConnected() error {
+	var tries backoff
+	for {
+		started := time.Now()
+		err := d.serveChannel()
+		if cause := context.Cause(d.ctx); cause != nil {
+			if cause == error(errLoggedOut) { //nolint:errorlint // this very cause
+				return cause
+			}
+			return nil
+		}
+		wait, sooner := tries.after(err, time.Since(started))
+		d.turn(nil, err)
+		d.log.Debug("not connected", "err", err, "retry_in", wait.String())
+		if errors.As(err, new(*goAway)) {
+			wait = 0 // it was waited for on the old channel
+		} else {
+			d.options.Problem(err, wait)
+		}
+		pause(d.ctx, wait, sooner, nil)
+	}
+}
+
+// turn records that the device is connected, or why it is not.
+func (d *device) turn(c *deviceChannel, trouble error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if (d.now.channel == nil) != (c == nil) {
+		d.now.since = time.Now()
+	}
+	d.now.channel, d.now.trouble = c, trouble
+	d.wake()
+}
+
+// wake tells who waits for a change. The caller holds mu.
+func (d *device) wake() {
+	close(d.now.turned)
+	d.now.turned = make(chan struct{})
+}
+
+func (d *device) connection() connection {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.now
+}
+
+// goAway says that the gateway asked the agent to open another channel.
+type goAway struct{ message string }
+
+func (e *goAway) Error() string { return "the gateway asked to connect anew: " + e.message }
+
+// serveChannel opens a control channel and serves it until it is over. It never
+// returns nil.
+func (d *device) serveChannel() error {
+	ctx, cancel := context.WithCancelCause(d.ctx)
+	defer cancel(nil)
+	conn, err := d.gateway.open(ctx, d.key.Key, control.RoleDevice, d.version)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	report, changed := d.tunnels.report(d.version)
+	if err := conn.Send(ctx, report); err != nil {
+		return unreachable(d.gateway.addr.URL, err)
+	}
+	welcome, err := d.gateway.welcome(ctx, conn)
+	if err != nil {
+		return err
+	}
+	d.keep(welcome)
+	c := &deviceChannel{conn: conn, told: changed, loggedOut: make(chan struct{})}
+	d.turn(c, nil)
+	d.log.Debug("connected", "gateway", d.gateway.addr.URL, "gateway_version", welcome.Gateway)
+	d.options.Connected()
+
+	var reporting sync.WaitGroup
+	defer reporting.Wait()
+	defer cancel(nil)
+	reporting.Go(func() { d.reportChanges(ctx, c, changed) })
+	for {
+		m, err := conn.Receive(ctx)
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			return unreachable(d.gateway.addr.URL, err)
+		}
+		switch m := m.(type) {
+		case control.Offer:
+			d.links.take(ctx, conn, m)
+		case control.Refused:
+			return refused(m.Code, m.Message, m.Hint, m.RetryAfter)
+		case control.GoAway:
+			d.log.Debug("the gateway is going away", "retry_in_s", m.RetryAfter)
+			move := time.AfterFunc(time.Duration(m.RetryAfter)*time.Second+jitter(2*firstBound), func() {
+				cancel(&goAway{m.Message})
+			})
+			defer move.Stop()
+		case control.LoggedOut:
+			close(c.loggedOut)
+			<-ctx.Done() // whoever asked for it ends the agent now
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// reportEvery is the shortest time between two reports of one channel: commands
+// that come and go together are told together.
+const reportEvery = time.Second
+
+// reportChanges tells the gateway the tunnels whenever they have changed.
+func (d *device) reportChanges(ctx context.Context, c *deviceChannel, changed <-chan struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+		var report control.Report
+		report, changed = d.tunnels.report(d.version)
+		if c.conn.Send(ctx, report) != nil {
+			return // Receive says why
+		}
+		d.mu.Lock()
+		c.told = changed
+		d.wake()
+		d.mu.Unlock()
+		if !sleep(ctx, reportEvery) {
+			return
+		}
+	}
+}
+
+// keep writes down what the gateway calls the device now, if that has changed.
+func (d *device) keep(w control.Welcome) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.forgotten || w.DeviceID == d.key.ID && w.DeviceName == d.key.Name && w.DeviceGroup == d.key.Group {
+		return
+	}
+	d.key.ID, d.key.Name, d.key.Group = w.DeviceID, w.DeviceName, w.DeviceGroup
+	if err := d.dir.writeKey(d.key); err != nil {
+		d.log.Warn("the device's new name could not be written down", "err", err)
+	}
+}
+
+// published waits until the gateway knows all tunnels that are published now.
+func (d *device) published(ctx context.Context) error {
+	_, want := d.tunnels.report(d.version)
+	for {
+		d.mu.Lock()
+		turned := d.now.turned
+		var told <-chan struct{}
+		if c := d.now.channel; c != nil {
+			told = c.told
+		}
+		d.mu.Unlock()
+		if told == want {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-turned:
+		case <-want: // changed again: what is told then holds these tunnels, too
+			_, want = d.tunnels.report(d.version)
+		}
+	}
+}
+
+// logout has the gateway forget the device, wipes the key, and ends the agent. Told
+// is why the gateway does not know, or nil.
+func (d *device) logout(ctx context.Context) (told, err error) {
+	d.leaving.Lock()
+	defer d.leaving.Unlock()
+	told = d.sayLogout(ctx)
+	d.mu.Lock()
+	d.forgotten = true
+	err = d.dir.forget()
+	d.mu.Unlock()
+	d.stop(errLoggedOut)
+	return told, err
+}
+
+// sayLogout asks the gateway to forget the device, and waits for its answer.
+func (d *device) sayLogout(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	begun := d.connection()
+	c := begun.channel
+	switch {
+	case c == nil && begun.trouble == nil:
+		return errors.New("the agent is not connected yet")
+	case c == nil:
+		return begun.trouble
+	}
+	if err := c.conn.Send(ctx, control.Logout{}); err != nil {
+		return err
+	}
+	for turned := begun.turned; ; {
+		select {
+		case <-c.loggedOut:
+			return nil
+		case <-ctx.Done():
+			return errors.New("the gateway did not answer")
+		case <-turned:
+			now := d.connection()
+			if turned = now.turned; now.channel != c {
+				return now.trouble
+			}
+		}
+	}
+}
+
+// forget wipes what makes this machine the device.
+func (d *Dir) forget() error {
+	return errors.Join(d.wipe(keyFile), d.wipe(authoritiesFile))
+}
+
+// Logout has the gateway forget the device, and wipes its key in any case. Told is
+// nil, or why the gateway could not be told: then a person has to remove the
+// device there. An agent that runs in the folder ends.
+func Logout(ctx context.Context, dir *Dir, version string) (told, err error) {
+	for tries := 0; ; tries++ {
+		key, err := dir.Key()
+		if err != nil {
+			return nil, err
+		}
+		release, err := dir.lock()
+		if err == nil {
+			defer release()
+			told = logoutAlone(ctx, dir, key, version)
+			return told, dir.forget()
+		}
+		if !errors.Is(err, errLocked) {
+			return nil, err
+		}
+		told, err = askLogout(ctx, dir)
+		if !errors.Is(err, errNoAgent) || tries == joinTries {
+			return told, err
+		}
+		if !sleep(ctx, joinPause) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// logoutAlone tells the gateway on a channel of its own.
+func logoutAlone(ctx context.Context, dir *Dir, key DeviceKey, version string) error {
+	gw, err := dir.gateway(key.Gateway)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	conn, err := gw.open(ctx, key.Key, control.RoleDevice, version)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.Send(ctx, control.Report{Facts: facts(version), Tunnels: []control.ReportTunnel{}}); err != nil {
+		return err
+	}
+	switch _, err := gw.welcome(ctx, conn); {
+	case socketxp.CodeOf(err) == socketxp.CodeDeviceUnknown:
+		return nil // which is what was wanted
+	case err != nil:
+		return err
+	}
+	if err := conn.Send(ctx, control.Logout{}); err != nil {
+		return err
+	}
+	for {
+		m, err := conn.Receive(ctx)
+		if err != nil {
+			return unreachable(gw.addr.URL, err)
+		}
+		switch m := m.(type) {
+		case control.LoggedOut:
+			return nil
+		case control.Refused:
+			return refused(m.Code, m.Message, m.Hint, m.RetryAfter)
+		}
+	}
+}

@@ -1,0 +1,230 @@
+//go:build unix
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+const (
+	// handshakeLimit is how long a client may take to be logged in. Nobody types
+	// anything in it, and the slowest devices do the key exchange in 2 s.
+	handshakeLimit = 20 * time.Second
+	// maxSessions is how many sessions a connection may have open (sshd's own
+	// default). Each can hold 2 MiB of a client's data that its program hasn't read.
+	maxSessions = 10
+	// maxLoggedText is how much of a client's text a log line holds.
+	maxLoggedText = 256
+)
+
+// SSHServer is the built-in SSH server. It listens to nothing: it serves the
+// connections that it is handed, from visitors whose right to be there has been
+// proved before. So it asks for no password or key; what it decides is as whom
+// a visitor may log in. It forwards no ports, agents or displays: what a device
+// gives away besides a shell and files is published as tunnels. It may be used
+// concurrently.
+type SSHServer struct {
+	users      []string
+	lookup     func(name string) (account, error)
+	signer     ssh.Signer
+	log        *slog.Logger
+	greeting   string
+	executable string
+}
+
+// NewSSHServer makes a server. It makes the host key if there is none, and
+// fails if a user in c.Users doesn't exist or can't be served.
+func NewSSHServer(c SSHConfig) (*SSHServer, error) {
+	users := slices.Clone(c.Users)
+	if len(users) == 0 {
+		self, err := user.LookupId(strconv.Itoa(os.Geteuid()))
+		if err != nil {
+			return nil, fmt.Errorf("find the user the agent runs as: %w", err)
+		}
+		users = []string{self.Username}
+	}
+	for _, name := range users {
+		if _, err := lookupAccount(name); err != nil {
+			return nil, err
+		}
+	}
+	signer, err := hostKey(c.HostKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	log := c.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	unignoreSignals()
+	return &SSHServer{
+		users:      users,
+		lookup:     lookupAccount,
+		signer:     signer,
+		log:        log,
+		greeting:   greeting(c.Version),
+		executable: c.Executable,
+	}, nil
+}
+
+// unignoreSignals sees to it that no program inherits an ignored signal. An agent
+// started by nohup, or by a script with "&", ignores SIGHUP or SIGINT, and with
+// it would every program whose terminal is hung up or gets a Ctrl-C. A signal
+// that is notified to a channel nobody reads is as ignored here, but not
+// inherited.
+func unignoreSignals() {
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
+}
+
+// greeting returns the version line; RFC 4253 section 4.2 wants printable ASCII without
+// spaces and minus signs in the part that is ours.
+func greeting(version string) string {
+	version = strings.Map(func(r rune) rune {
+		if r <= ' ' || r > '~' || r == '-' {
+			return '_'
+		}
+		return r
+	}, version)
+	return "SSH-2.0-socketxp_" + version[:min(len(version), 64)]
+}
+
+// HostKey returns the server's public key as a line of authorized_keys without
+// a comment.
+func (s *SSHServer) HostKey() string {
+	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(s.signer.PublicKey())), "\n")
+}
+
+// Users returns the names that may log in.
+func (s *SSHServer) Users() []string { return slices.Clone(s.users) }
+
+// ServeConn serves one SSH connection on c, which it closes. It blocks until
+// the connection and all programs started in it have ended: up to 5 s after the
+// connection, for programs that resist. It ends early with ctx, and returns
+// ctx's error then; nil if a user had logged in; else why none could, which it
+// has logged.
+func (s *SSHServer) ServeConn(ctx context.Context, c net.Conn) error {
+	defer func() { _ = c.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stop()
+
+	// Closing c ends reads and writes alike, whatever sets deadlines on c below.
+	limit := time.AfterFunc(handshakeLimit, func() { _ = c.Close() })
+	var login login
+	conn, channels, requests, err := ssh.NewServerConn(c, s.config(&login))
+	inTime := limit.Stop()
+	switch {
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case !inTime:
+		err = fmt.Errorf("ssh: nobody logged in within %v", handshakeLimit)
+	case err != nil && login.refusal != nil:
+		err = login.refusal
+	case err != nil:
+		err = fmt.Errorf("ssh: %s", printable(err.Error())) // may hold text of the client's
+	}
+	if err != nil {
+		s.log.InfoContext(ctx, "ssh login refused", "err", err)
+		return err
+	}
+	log := s.log.With("user", login.user.name)
+	log.InfoContext(ctx, "ssh connection open")
+
+	var running sync.WaitGroup
+	running.Go(func() {
+		for r := range requests {
+			// tcpip-forward and the like are refused with the unknown ones.
+			_ = r.Reply(r.Type == "keepalive@openssh.com", nil)
+		}
+	})
+	slots := make(chan struct{}, maxSessions)
+	for n := range channels {
+		// An open that is refused costs an answer, which the client has to take
+		// before more of its opens are read: a flood slows down its sender alone.
+		if n.ChannelType() != "session" {
+			_ = n.Reject(ssh.Prohibited, "only sessions are served here; publish a tunnel to reach a port")
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			_ = n.Reject(ssh.ResourceShortage, "too many sessions in this connection")
+			continue
+		}
+		channel, requests, err := n.Accept()
+		if err != nil { // the connection is over
+			<-slots
+			continue
+		}
+		running.Go(func() {
+			defer func() { <-slots }()
+			session := session{
+				server: s, user: login.user, log: log, channel: channel, requests: requests,
+				client: endpoint(conn.RemoteAddr()), local: endpoint(conn.LocalAddr()),
+			}
+			session.serve(ctx)
+		})
+	}
+	running.Wait()
+	log.InfoContext(ctx, "ssh connection closed")
+	return ctx.Err()
+}
+
+// login is how a handshake came out.
+type login struct {
+	user    account // as whom the client has logged in
+	refusal error   // why the last try was refused; nil if there was none
+}
+
+// config returns what one connection's handshake goes by. How it comes out is
+// put into l.
+func (s *SSHServer) config(l *login) *ssh.ServerConfig {
+	c := &ssh.ServerConfig{
+		ServerVersion: s.greeting,
+		NoClientAuth:  true,
+		NoClientAuthCallback: func(conn ssh.ConnMetadata) (*ssh.Permissions, error) {
+			name := conn.User()
+			if !slices.Contains(s.users, name) {
+				l.refusal = fmt.Errorf("ssh: %s is not a user who may log in", printable(name))
+				return nil, &ssh.BannerError{Err: l.refusal, Message: fmt.Sprintf(
+					"socketxp: user %s may not log in on this device; it lets in: %s\r\n", printable(name), strings.Join(s.users, ", "))}
+			}
+			user, err := s.lookup(name)
+			if err != nil {
+				l.refusal = err
+				return nil, &ssh.BannerError{Err: l.refusal, Message: fmt.Sprintf(
+					"socketxp: user %s can't be served by this device now; its log says why\r\n", printable(name))}
+			}
+			l.user, l.refusal = user, nil
+			return nil, nil
+		},
+	}
+	c.AddHostKey(s.signer)
+	return c
+}
+
+// printable returns a client's text quoted and short, in ASCII: safe for a log
+// and for a terminal.
+func printable(s string) string {
+	if len(s) > maxLoggedText {
+		return strconv.QuoteToASCII(s[:maxLoggedText]) + "..."
+	}
+	return strconv.QuoteToASCII(s)
+}
