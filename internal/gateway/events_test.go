@@ -99,7 +99,8 @@ func TestEventStream(t *testing.T) {
 	})
 	t.Run("an event that is stored late is not missed", func(t *testing.T) {
 		now := w.g.now()
-		late := socketxp.Event{ID: socketxp.NewID(now.Add(-time.Second)), AccountID: w.account.ID, At: now.Add(-time.Second), Type: socketxp.EventDeviceChanged, Message: "late"}
+		late := socketxp.Event{ID: socketxp.NewID(now), AccountID: w.account.ID, At: now, Type: socketxp.EventDeviceChanged, Message: "late"}
+		eventually(t, patience, "a later millisecond", func() bool { return w.g.now().Sub(now) > time.Millisecond })
 		w.publish("early")
 		next(t, events, "early")
 		w.g.publishEvent(t.Context(), late)
@@ -145,7 +146,7 @@ func TestEventStreamEnds(t *testing.T) {
 			}
 		}
 	}
-	open := func(t *testing.T, c *api.Client) <-chan api.Event {
+	open := func(t *testing.T, w *world, c *api.Client) <-chan api.Event {
 		t.Helper()
 		events, _ := follow(t, c, "")
 		eventually(t, patience, "it follows", func() bool {
@@ -161,7 +162,7 @@ func TestEventStreamEnds(t *testing.T) {
 	}
 	t.Run("L-01 when its token is revoked", func(t *testing.T) {
 		tok, text := w.newToken(socketxp.TokenAPI, socketxp.TokenScope{Rights: socketxp.Rights})
-		events := open(t, w.client(text))
+		events := open(t, w, w.client(text))
 		if err := w.owns().RevokeToken(t.Context(), tok.ID); err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +172,7 @@ func TestEventStreamEnds(t *testing.T) {
 		w.setOwnerPassword(goodPassword)
 		c := w.client("")
 		must[api.Me](t)(c.SignIn(t.Context(), w.owner.Email, goodPassword))
-		events := open(t, c)
+		events := open(t, w, c)
 		if err := c.SignOut(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -187,16 +188,7 @@ func TestEventStreamEnds(t *testing.T) {
 	})
 	t.Run("when the gateway does", func(t *testing.T) {
 		w := start(t)
-		events, _ := follow(t, w.owns(), "")
-		eventually(t, patience, "it follows", func() bool {
-			w.publish("ping")
-			select {
-			case <-events:
-				return true
-			case <-time.After(50 * time.Millisecond):
-				return false
-			}
-		})
+		events := open(t, w, w.owns())
 		go func() { _ = w.stop() }()
 		ended(t, events)
 		if err := w.stop(); err != nil {
@@ -206,7 +198,7 @@ func TestEventStreamEnds(t *testing.T) {
 	t.Run("J11 no more than so many of one account", func(t *testing.T) {
 		w := start(t, func(l *limits) { l.http.streams = 1 })
 		c := w.owns()
-		follow(t, c, "")
+		open(t, w, c)
 		eventually(t, patience, "the second is refused", func() bool {
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
