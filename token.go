@@ -61,6 +61,12 @@ type Token struct {
 	MaxUses    int // registration only, 1 or more; 0 for the others
 	Uses       int
 	Scope      TokenScope
+	// KeyUntil is when what its signing key signed ends (SigningKey.Until). The zero
+	// time is that of a key that nobody knows.
+	KeyUntil time.Time
+	// Unconfirmed is a token that was made before the database was restored from a
+	// backup, which knows of no revocation since, and that no owner has confirmed.
+	Unconfirmed bool
 }
 
 // TokenScope narrows what a token may do. An empty list does not narrow, but for
@@ -105,8 +111,9 @@ func (s TokenScope) AllowsPort(port int) bool {
 }
 
 // Usable returns nil if the token is neither revoked nor outside its life at
-// now: it is valid from CreatedAt and while now is before ExpiresAt. Uses are
-// not looked at: they are taken by the registration itself.
+// now, nor unconfirmed, and its signing key is good: it is valid from CreatedAt
+// and while now is before ExpiresAt. Uses are not looked at: they are taken by
+// the registration itself.
 func (t Token) Usable(now time.Time) error {
 	switch {
 	case !t.RevokedAt.IsZero():
@@ -115,9 +122,18 @@ func (t Token) Usable(now time.Time) error {
 		return Errorf(CodeTokenExpired, "the token has expired")
 	case now.Add(ClockLeeway).Before(t.CreatedAt):
 		return Errorf(CodeTokenNotYet, "the token is not yet valid")
+	case !now.Before(t.KeyUntil):
+		return ErrKeyWithdrawn
+	case t.Unconfirmed:
+		return Errorf(CodeTokenRevoked, "the gateway was restored from a backup, and the token is from before that").
+			WithHint("make a new one, or have the account's owner confirm this one")
 	}
 	return nil
 }
+
+// ErrKeyWithdrawn is for a token whose signing key was retired for longer than
+// the overlap, or marked as compromised.
+var ErrKeyWithdrawn = Errorf(CodeTokenRevoked, "the key that the token was signed with is withdrawn").WithHint("make a new token")
 
 // ClockLeeway is how far in the future an iat or nbf may lie, for clocks of
 // gateways that differ. Expiry has no leeway.

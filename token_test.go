@@ -31,7 +31,13 @@ func TestTokenLife(t *testing.T) {
 func TestTokenUsable(t *testing.T) {
 	created := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	expires := created.Add(time.Hour)
-	good := socketxp.Token{CreatedAt: created, ExpiresAt: expires}
+	good := socketxp.Token{CreatedAt: created, ExpiresAt: expires, KeyUntil: socketxp.EndOfTime}
+	overlap := good
+	overlap.KeyUntil = created.Add(30 * time.Minute)
+	unknownKey := good
+	unknownKey.KeyUntil = time.Time{}
+	unconfirmed := good
+	unconfirmed.Unconfirmed = true
 	revoked := good
 	revoked.RevokedAt = created.Add(time.Minute)
 	for _, c := range []struct {
@@ -51,6 +57,10 @@ func TestTokenUsable(t *testing.T) {
 		{"T-19 revoked", revoked, created, socketxp.CodeTokenRevoked},
 		{"T-19 revoked and expired", revoked, expires, socketxp.CodeTokenRevoked},
 		{"T-09 no expiry", socketxp.Token{CreatedAt: created}, created, socketxp.CodeTokenExpired},
+		{"T-17 in the overlap of its key", overlap, overlap.KeyUntil.Add(-1), ""},
+		{"T-17 after the overlap of its key", overlap, overlap.KeyUntil, socketxp.CodeTokenRevoked},
+		{"T-18 of a key that nobody knows", unknownKey, created, socketxp.CodeTokenRevoked},
+		{"L-10 unconfirmed after a restore", unconfirmed, created, socketxp.CodeTokenRevoked},
 		{"the zero Token", socketxp.Token{}, created, socketxp.CodeTokenExpired},
 	} {
 		t.Run(c.name, func(t *testing.T) {

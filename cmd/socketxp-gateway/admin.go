@@ -31,27 +31,39 @@ func adminCommand() *cobra.Command {
 			func(ctx context.Context, db *store.DB, u socketxp.User, entry socketxp.AuditEntry) (string, error) {
 				return "enabled", db.SetUserDisabled(ctx, u.ID, time.Time{}, entry)
 			}),
-		setPasswordCommand())
+		setPasswordCommand(), rotateSigningKeyCommand())
 	cmd.Long = `These commands work on the database directly, also while the gateway runs: it takes
 them into account at once for what is new, and within 30 s for what is open.`
 	return cmd
 }
 
-// withStore adds the settings to cmd and runs do on the open database.
-func withStore(cmd *cobra.Command, do func(ctx context.Context, cmd *cobra.Command, args []string, db *store.DB) error) *cobra.Command {
+// withConfig adds the settings to cmd and runs do with what they come to.
+func withConfig(cmd *cobra.Command, do func(cmd *cobra.Command, args []string, cfg gateway.Config) error) *cobra.Command {
 	s := newSettings(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := s.load(os.Environ()); err != nil {
 			return err
 		}
-		db, err := openStore(cmd.Context(), s.config, slog.New(slog.DiscardHandler))
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, db.Close()) }()
-		return do(cmd.Context(), cmd, args, db)
+		return do(cmd, args, s.config)
 	}
 	return cmd
+}
+
+// withStore adds the settings to cmd and runs do on the open database.
+func withStore(cmd *cobra.Command, do func(ctx context.Context, cmd *cobra.Command, args []string, db *store.DB) error) *cobra.Command {
+	return withConfig(cmd, func(cmd *cobra.Command, args []string, cfg gateway.Config) error {
+		return onStore(cmd, cfg, func(ctx context.Context, db *store.DB) error { return do(ctx, cmd, args, db) })
+	})
+}
+
+// onStore runs do on the database that cfg names.
+func onStore(cmd *cobra.Command, cfg gateway.Config, do func(ctx context.Context, db *store.DB) error) (err error) {
+	db, err := openStore(cmd.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return do(cmd.Context(), db)
 }
 
 // consoleEntry is the audit entry of an act at the console.

@@ -15,6 +15,10 @@ const (
 	TokenUsedUp  TokenState = "used_up"
 	TokenExpired TokenState = "expired"
 	TokenRevoked TokenState = "revoked"
+	// TokenWithdrawn: its signing key was withdrawn. TokenUnconfirmed: it is from
+	// before the gateway was restored from a backup.
+	TokenWithdrawn   TokenState = "withdrawn"
+	TokenUnconfirmed TokenState = "unconfirmed"
 )
 
 // Token is an auth token without its text.
@@ -22,7 +26,7 @@ type Token struct {
 	ID         string             `json:"id"`
 	Kind       socketxp.TokenKind `json:"kind" enum:"basic,api,registration,access"`
 	Name       string             `json:"name"`
-	State      TokenState         `json:"state" enum:"live,used_up,expired,revoked"`
+	State      TokenState         `json:"state" enum:"live,used_up,expired,revoked,withdrawn,unconfirmed"`
 	CreatedBy  string             `json:"created_by" doc:"user id"`
 	ParentID   string             `json:"parent_id,omitempty" doc:"the token with which it was made; it ends with that one"`
 	CreatedAt  time.Time          `json:"created_at"`
@@ -77,6 +81,10 @@ func tokenState(t socketxp.Token, now time.Time) TokenState {
 		return TokenExpired
 	case t.MaxUses > 0 && t.Uses >= t.MaxUses:
 		return TokenUsedUp
+	case !now.Before(t.KeyUntil):
+		return TokenWithdrawn
+	case t.Unconfirmed:
+		return TokenUnconfirmed
 	}
 	return TokenLive
 }

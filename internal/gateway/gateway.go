@@ -19,7 +19,6 @@ import (
 
 	"socketxp"
 	"socketxp/internal/relay"
-	"socketxp/internal/token"
 )
 
 // Deps are the parts a gateway is built from.
@@ -46,7 +45,7 @@ type Gateway struct {
 	id     string // of this installation: the issuer of its tokens
 	addr   socketxp.GatewayAddress
 	clock  *clock
-	tokens *token.Authority
+	tokens *signing
 	relay  *relay.Relay
 	live   *live
 	stats  *stats
@@ -126,7 +125,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	if err := g.listen(ctx); err != nil {
 		return nil, err
 	}
-	if err := g.loadKeys(); err != nil {
+	if err := g.loadKeys(ctx); err != nil {
 		return nil, err
 	}
 	return g, nil
@@ -176,12 +175,9 @@ func (g *Gateway) listen(ctx context.Context) error {
 const keepAlive = 10 * time.Second
 
 // loadKeys reads the signing key and the certificate, or makes them.
-func (g *Gateway) loadKeys() error {
-	signing, err := loadSigningKey(g.cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	if g.tokens, err = token.NewAuthority(g.id, signing); err != nil {
+func (g *Gateway) loadKeys(ctx context.Context) error {
+	g.tokens = &signing{dir: g.cfg.DataDir, issuer: g.id, store: g.store, now: g.now}
+	if _, err := g.tokens.refresh(ctx); err != nil {
 		return err
 	}
 	u, err := url.Parse(g.addr.URL)

@@ -17,6 +17,7 @@ func (g *Gateway) startHousekeeping(ctx context.Context) {
 	g.every(ctx, g.limits.newsEvery, g.presence.tell)
 	g.every(ctx, g.limits.countEvery, g.writeSessions)
 	g.every(ctx, g.limits.pruneEvery, g.prune)
+	g.every(ctx, g.limits.keysEvery, g.refreshKeys)
 }
 
 // every calls do again and again, an interval after it last returned.

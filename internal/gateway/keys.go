@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -13,12 +11,11 @@ import (
 	"syscall"
 )
 
-// The files of the data folder, besides the database.
+// The files of the data folder, besides the database and the signing key.
 const (
-	lockFile       = "gateway.lock"
-	signingKeyFile = "signing.key"
-	certFile       = "gateway.crt"
-	certKeyFile    = "gateway.key"
+	lockFile    = "gateway.lock"
+	certFile    = "gateway.crt"
+	certKeyFile = "gateway.key"
 )
 
 // PrepareDataDir makes the data folder with mode 0700 if it is missing. One that
@@ -57,33 +54,6 @@ func lockDataDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("lock the data folder: %w", err)
 	}
 	return f, nil
-}
-
-// loadSigningKey returns the key that tokens are signed with, made at the first
-// start. Whoever has the file can sign tokens, though none without a row in the
-// database is good for anything.
-func loadSigningKey(dir string) (ed25519.PrivateKey, error) {
-	path := filepath.Join(dir, signingKeyFile)
-	switch key, err := readPrivateKey(path); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, err
-	default:
-		ed, ok := key.(ed25519.PrivateKey)
-		if !ok {
-			return nil, fmt.Errorf("%s holds a %T, not an Ed25519 key", path, key)
-		}
-		return ed, nil
-	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	text, err := encodePrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return key, writeFile(path, text, 0o600)
 }
 
 // readPrivateKey reads a PEM file with one PKCS #8 key that nobody else can read.
@@ -132,7 +102,7 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if err := f.Chmod(mode); err != nil {
+	if err := errors.Join(f.Chmod(mode), giveAway(f, dir)); err != nil {
 		return err
 	}
 	if _, err := f.Write(data); err != nil {
@@ -147,6 +117,24 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
+	return syncDir(dir)
+}
+
+// giveAway makes a file the folder's owner's, if root made it: what an admin command
+// leaves there, a gateway that runs as somebody else must be able to read.
+func giveAway(f *os.File, dir string) error {
+	st, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if owner, ok := st.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		return f.Chown(int(owner.Uid), int(owner.Gid))
+	}
+	return nil
+}
+
+// syncDir has the names in a folder on the disk when it returns.
+func syncDir(dir string) error {
 	d, err := os.Open(dir) //nolint:gosec // the operator's own folder
 	if err != nil {
 		return err

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"crypto/x509"
 	"os"
 	"path/filepath"
@@ -59,52 +58,6 @@ func TestDataDir(t *testing.T) {
 		_ = first.Close()
 		_ = must[*os.File](t)(lockDataDir(dir)).Close()
 	})
-}
-
-func TestSigningKey(t *testing.T) {
-	dir := newDataDir(t)
-	path := filepath.Join(dir, signingKeyFile)
-	first := must[ed25519.PrivateKey](t)(loadSigningKey(dir))
-	if m := mode(t, path); m != 0o600 {
-		t.Errorf("mode %#o", m)
-	}
-	if again := must[ed25519.PrivateKey](t)(loadSigningKey(dir)); !again.Equal(first) {
-		t.Error("another start has another key")
-	}
-	if other := must[ed25519.PrivateKey](t)(loadSigningKey(newDataDir(t))); other.Equal(first) {
-		t.Error("X-19 two gateways have the same key")
-	}
-	if left := must[[]string](t)(filepath.Glob(filepath.Join(dir, ".new-*"))); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
-	}
-	for name, spoil := range map[string]func() error{
-		"open to others": func() error { return os.Chmod(path, 0o640) },
-		"not PEM":        func() error { return os.WriteFile(path, []byte("key"), 0o600) },
-		"another kind of key": func() error {
-			if err := makeCertificate(filepath.Join(dir, certFile), filepath.Join(dir, certKeyFile), "localhost"); err != nil {
-				return err
-			}
-			return os.Rename(filepath.Join(dir, certKeyFile), path)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			keep := must[[]byte](t)(os.ReadFile(path))
-			defer func() {
-				if err := os.WriteFile(path, keep, 0o600); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.Chmod(path, 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}()
-			if err := spoil(); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := loadSigningKey(dir); err == nil {
-				t.Error("taken")
-			}
-		})
-	}
 }
 
 func TestCertificate(t *testing.T) {

@@ -95,19 +95,34 @@ func (g *Gateway) createToken(ctx context.Context, who caller, in *createTokenIn
 	if err := g.checkDevices(ctx, who, t.Scope.Devices); err != nil {
 		return nil, err
 	}
-	text, err := g.sign(t)
-	if err != nil {
-		return nil, err
-	}
 	entry := g.entry(who, "token.create", "token", t.ID, t.Name)
 	entry.Detail = fmt.Sprintf("%s, until %s", t.Kind, t.ExpiresAt.Format(time.RFC3339))
-	if err := g.store.CreateToken(ctx, t, entry); err != nil {
+	text, err := g.signAndStore(ctx, &t, entry)
+	if err != nil {
 		return nil, err
 	}
 	g.publishEvent(ctx, socketxp.Event{
 		AccountID: who.accountID, Type: socketxp.EventTokenCreated, ObjectID: t.ID, Message: "the " + string(t.Kind) + " token " + t.Name + " was made",
 	})
 	return &createdTokenOut{api.CreatedToken{Token: api.NewToken(t, g.now()), Text: text}}, nil
+}
+
+// signAndStore makes a token of its row; once more if the signing key was replaced
+// in the middle.
+func (g *Gateway) signAndStore(ctx context.Context, t *socketxp.Token, entry socketxp.AuditEntry) (string, error) {
+	for try := 1; ; try++ {
+		t.KeyID = g.tokens.SigningKeyID()
+		text, err := g.sign(*t)
+		if err == nil {
+			err = g.store.CreateToken(ctx, *t, entry)
+		}
+		if err == nil {
+			return text, nil
+		}
+		if try > 1 || refuses(err) || !g.rotatedSince(ctx, t.KeyID) {
+			return "", err
+		}
+	}
 }
 
 // checkDevices refuses a list of devices unless all of them are the account's.
@@ -143,7 +158,7 @@ func (g *Gateway) newToken(who caller, account socketxp.Account, req api.CreateT
 	now := g.now().Truncate(time.Second)
 	t := socketxp.Token{
 		ID: socketxp.NewID(now), AccountID: who.accountID, Kind: req.Kind, Name: strings.TrimSpace(req.Name),
-		CreatedBy: who.userID, KeyID: g.tokens.SigningKeyID(), CreatedAt: now,
+		CreatedBy: who.userID, CreatedAt: now, KeyUntil: socketxp.EndOfTime, // its key, signAndStore sees to, is active
 	}
 	if who.kind != socketxp.KindSignIn {
 		t.ParentID = who.credentialID

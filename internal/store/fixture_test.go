@@ -42,6 +42,10 @@ func newTenant(t testing.TB, s socketxp.Store, name string) *tenant {
 	ten.must(s.CreateAccount(t.Context(), socketxp.Account{
 		ID: ten.id, Name: name, CreatedAt: t0, BasicTokens: true, BasicLife: socketxp.DefaultBasicLife, DeviceQuota: 100,
 	}, ten.owner, false, ten.entry("account.create")))
+	err := s.RotateSigningKey(t.Context(), socketxp.KeyRotation{At: t0, Add: &socketxp.SigningKey{ID: "k1", PublicKey: make(ed25519.PublicKey, ed25519.PublicKeySize)}}, socketxp.AuditEntry{At: t0, Action: "key.create"})
+	if err != nil && socketxp.CodeOf(err) != socketxp.CodeConflict { // the second tenant finds it there
+		t.Fatal(err)
+	}
 	return ten
 }
 
@@ -60,7 +64,7 @@ func (ten *tenant) newToken(kind socketxp.TokenKind, change ...func(*socketxp.To
 	ten.t.Helper()
 	tok := socketxp.Token{
 		ID: ten.ids.next(), AccountID: ten.id, Kind: kind, Name: "a token", CreatedBy: ten.owner.ID, KeyID: "k1",
-		CreatedAt: t0.Truncate(time.Second), ExpiresAt: t0.Truncate(time.Second).Add(time.Hour),
+		CreatedAt: t0.Truncate(time.Second), ExpiresAt: t0.Truncate(time.Second).Add(time.Hour), KeyUntil: socketxp.EndOfTime,
 	}
 	if kind == socketxp.TokenRegistration {
 		tok.MaxUses = 1

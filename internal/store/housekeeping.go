@@ -115,6 +115,7 @@ func (db *DB) Prune(ctx context.Context, now time.Time) error {
 		{"prune idempotency keys", func() (int64, error) { return db.w.PruneKeys(ctx, ago(socketxp.IdempotencyLife), batch) }},
 		{"prune tokens", func() (int64, error) { return db.w.PruneTokens(ctx, ago(90*day), batch) }},
 		{"prune sessions", func() (int64, error) { return db.w.PruneSessions(ctx, ago(400*day), batch) }},
+		{"prune signing keys", func() (int64, error) { return db.w.PruneSigningKeys(ctx, ago(400*day), batch) }},
 	} {
 		for {
 			n, err := step.cut()

@@ -72,10 +72,10 @@ func TestOpenRefuses(t *testing.T) {
 		name, statement string
 		words           []string
 	}{
-		{"U-04 newer schema", `INSERT INTO goose_db_version (version_id, is_applied) VALUES (2, TRUE)`, []string{"schema version 2", "up to 1"}},
-		{"P-21 missing migration row", `DELETE FROM goose_db_version WHERE version_id = 1`, []string{"no record of migrations"}},
+		{"U-04 newer schema", `INSERT INTO goose_db_version (version_id, is_applied) SELECT MAX(version_id) + 1, TRUE FROM goose_db_version`, []string{"schema version", "up to", "start the newer program"}},
+		{"P-21 missing migration row", `DELETE FROM goose_db_version WHERE version_id = 1`, []string{"no record of migration 1"}},
 		{"P-21 missing record", `DROP TABLE goose_db_version`, []string{"no record of migrations"}},
-		{"P-21 gap in the record", `UPDATE goose_db_version SET version_id = 3 WHERE version_id = 1`, []string{"no record of migration 1"}},
+		{"P-21 gap in the record", `UPDATE goose_db_version SET version_id = 999 WHERE version_id = 1`, []string{"no record of migration 1"}},
 		{"P-21 missing column", `ALTER TABLE users DROP COLUMN retry_at`, []string{"lacks", "retry_at"}},
 		{"P-21 missing table", `DROP TABLE idempotency`, []string{"lacks", "idempotency"}},
 		{"P-21 missing index", `DROP INDEX devices_by_name`, []string{"lacks", "devices_by_name"}},

@@ -14,7 +14,8 @@ import (
 
 // CreateToken implements socketxp.TokenStore. A token made with another one is
 // refused with that one's error if it is no longer usable, so that a revocation
-// can't be outrun by making a child.
+// can't be outrun by making a child. One whose signing key is not active any more
+// is refused with ErrKeyNotActive: it may be dead before its maker has it.
 func (db *DB) CreateToken(ctx context.Context, t socketxp.Token, entry socketxp.AuditEntry) error {
 	scope, err := json.Marshal(t.Scope)
 	if err != nil {
@@ -29,6 +30,12 @@ func (db *DB) CreateToken(ctx context.Context, t socketxp.Token, entry socketxp.
 			if err := parent.Usable(t.CreatedAt); err != nil {
 				return err
 			}
+		}
+		switch active, err := q.SigningKeyIsActive(ctx, t.KeyID); {
+		case err != nil:
+			return err
+		case active == 0:
+			return socketxp.ErrKeyNotActive
 		}
 		return q.InsertToken(ctx, sqlc.InsertTokenParams{
 			ID:         t.ID,
@@ -66,7 +73,8 @@ func tokenIn(ctx context.Context, q *sqlc.Queries, accountID, id string) (socket
 	return token(row)
 }
 
-func token(t sqlc.Token) (socketxp.Token, error) {
+func token(row sqlc.TokenRow) (socketxp.Token, error) {
+	t := row.Token
 	out := socketxp.Token{
 		ID:         t.ID,
 		AccountID:  t.AccountID,
@@ -81,6 +89,9 @@ func token(t sqlc.Token) (socketxp.Token, error) {
 		LastUsedAt: timeOf(t.LastUsedAt),
 		MaxUses:    int(t.MaxUses),
 		Uses:       int(t.Uses),
+
+		KeyUntil:    timeOf(row.KeyUntil),
+		Unconfirmed: row.Unconfirmed,
 	}
 	// Strictly: a narrowing that this program doesn't know must not be dropped.
 	if err := socketxp.StrictUnmarshal([]byte(t.Scope), &out.Scope); err != nil {
@@ -108,7 +119,7 @@ func (db *DB) Tokens(ctx context.Context, accountID string, query socketxp.Token
 	}
 	out := make([]socketxp.Token, len(rows))
 	for i, r := range rows {
-		if out[i], err = token(r); err != nil {
+		if out[i], err = token(sqlc.TokenRow(r)); err != nil {
 			return nil, wrap(ctx, "list tokens", err)
 		}
 	}

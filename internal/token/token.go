@@ -46,7 +46,7 @@ type Authority struct {
 type header struct {
 	kind  socketxp.TokenKind
 	keyID string
-	key   ed25519.PublicKey
+	key   ed25519.PublicKey // nil: withdrawn
 }
 
 // maxIssuer keeps the longest token, gateway address included, well below
@@ -81,6 +81,26 @@ func NewAuthority(issuer string, signing ed25519.PrivateKey, older ...ed25519.Pu
 		}
 	}
 	return a, nil
+}
+
+// Withdraw makes the authority refuse whatever says that it is signed with these
+// keys, which must not be the signing key, with socketxp.ErrKeyWithdrawn. It must
+// be called before the authority is shared.
+func (a *Authority) Withdraw(keyIDs ...string) error {
+	for _, id := range keyIDs {
+		if id == a.keyID {
+			return errors.New("the signing key can't be withdrawn")
+		}
+		for _, kind := range socketxp.TokenKinds {
+			h := header{kind: kind, keyID: id}
+			text, err := h.text()
+			if err != nil {
+				return err
+			}
+			a.headers[text] = h
+		}
+	}
+	return nil
 }
 
 // SigningKeyID returns the kid of the key that tokens are signed with now.
@@ -218,8 +238,9 @@ var errNotValid = socketxp.Errorf(socketxp.CodeUnauthenticated, "the token is no
 
 // Verify returns the claims of a genuine token that is within its life at now.
 // Otherwise the error is a *socketxp.Error of CodeTokenExpired (then the claims
-// are returned too, for the audit), CodeTokenNotYet (likewise) or
-// CodeUnauthenticated, with a message that says nothing about why.
+// are returned too, for the audit), CodeTokenNotYet (likewise),
+// socketxp.ErrKeyWithdrawn, or CodeUnauthenticated with a message that says
+// nothing about why.
 func (a *Authority) Verify(text string, now time.Time) (Claims, error) {
 	// Go's base64 skips line breaks even when strict, which would give one
 	// signature many spellings.
@@ -230,6 +251,9 @@ func (a *Authority) Verify(text string, now time.Time) (Claims, error) {
 	h, known := a.headers[start]
 	if !known {
 		return Claims{}, errNotValid
+	}
+	if h.key == nil {
+		return Claims{}, socketxp.ErrKeyWithdrawn
 	}
 	parser := jwt.NewParser(
 		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),

@@ -1,16 +1,24 @@
 -- name: InsertToken :exec
-INSERT INTO tokens (id, account_id, kind, name, created_by, parent_id, key_id, created_at, expires_at, revoked_at, last_used_at, max_uses, uses, scope)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+INSERT INTO tokens (id, account_id, kind, name, created_by, parent_id, key_id, created_at, expires_at, revoked_at, last_used_at, max_uses, uses, scope, epoch)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, (SELECT e.number FROM epoch e WHERE e.id = 1));
 
 -- name: Token :one
-SELECT * FROM tokens WHERE account_id = $1 AND id = $2;
+SELECT sqlc.embed(t), CAST(COALESCE(k.until_at, 0) AS BIGINT) AS key_until, CAST(t.epoch <> e.number AS BOOLEAN) AS unconfirmed
+FROM tokens t
+JOIN epoch e ON e.id = 1
+LEFT JOIN signing_keys k ON k.id = t.key_id
+WHERE t.account_id = $1 AND t.id = $2;
 
 -- name: Tokens :many
-SELECT * FROM tokens
-WHERE account_id = @account_id AND id < @before
-  AND (CAST(@kind AS TEXT) = '' OR kind = @kind)
-  AND (CAST(@live_at AS BIGINT) = 0 OR revoked_at = 0 AND expires_at > @live_at AND created_at <= @made_by)
-ORDER BY id DESC
+SELECT sqlc.embed(t), CAST(COALESCE(k.until_at, 0) AS BIGINT) AS key_until, CAST(t.epoch <> e.number AS BOOLEAN) AS unconfirmed
+FROM tokens t
+JOIN epoch e ON e.id = 1
+LEFT JOIN signing_keys k ON k.id = t.key_id
+WHERE t.account_id = @account_id AND t.id < @before
+  AND (CAST(@kind AS TEXT) = '' OR t.kind = @kind)
+  AND (CAST(@live_at AS BIGINT) = 0 OR t.revoked_at = 0 AND t.expires_at > @live_at AND t.created_at <= @made_by
+    AND k.until_at > @live_at AND t.epoch = e.number)
+ORDER BY t.id DESC
 LIMIT @count;
 
 -- name: RevokeTokens :many

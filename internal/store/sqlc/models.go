@@ -73,6 +73,11 @@ type DeviceGroup struct {
 	CreatedAt int64
 }
 
+type Epoch struct {
+	ID     int64
+	Number int64
+}
+
 type Event struct {
 	ID         string
 	AccountID  string
@@ -134,6 +139,15 @@ type SignIn struct {
 	UserAgent  string
 }
 
+type SigningKey struct {
+	ID            string
+	PublicKey     []byte
+	CreatedAt     int64
+	RetiredAt     int64
+	UntilAt       int64
+	CompromisedAt int64
+}
+
 type Token struct {
 	ID         string
 	AccountID  string
@@ -149,6 +163,7 @@ type Token struct {
 	MaxUses    int64
 	Uses       int64
 	Scope      string
+	Epoch      int64
 }
 
 type Tunnel struct {

@@ -10,8 +10,8 @@ import (
 )
 
 const insertToken = `-- name: InsertToken :exec
-INSERT INTO tokens (id, account_id, kind, name, created_by, parent_id, key_id, created_at, expires_at, revoked_at, last_used_at, max_uses, uses, scope)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+INSERT INTO tokens (id, account_id, kind, name, created_by, parent_id, key_id, created_at, expires_at, revoked_at, last_used_at, max_uses, uses, scope, epoch)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, (SELECT e.number FROM epoch e WHERE e.id = 1))
 `
 
 type InsertTokenParams struct {
@@ -128,37 +128,54 @@ func (q *Queries) TakeUse(ctx context.Context, arg TakeUseParams) (int64, error)
 }
 
 const token = `-- name: Token :one
-SELECT id, account_id, kind, name, created_by, parent_id, key_id, created_at, expires_at, revoked_at, last_used_at, max_uses, uses, scope FROM tokens WHERE account_id = $1 AND id = $2
+SELECT t.id, t.account_id, t.kind, t.name, t.created_by, t.parent_id, t.key_id, t.created_at, t.expires_at, t.revoked_at, t.last_used_at, t.max_uses, t.uses, t.scope, t.epoch, CAST(COALESCE(k.until_at, 0) AS BIGINT) AS key_until, CAST(t.epoch <> e.number AS BOOLEAN) AS unconfirmed
+FROM tokens t
+JOIN epoch e ON e.id = 1
+LEFT JOIN signing_keys k ON k.id = t.key_id
+WHERE t.account_id = $1 AND t.id = $2
 `
 
-func (q *Queries) Token(ctx context.Context, accountID string, iD string) (Token, error) {
+type TokenRow struct {
+	Token       Token
+	KeyUntil    int64
+	Unconfirmed bool
+}
+
+func (q *Queries) Token(ctx context.Context, accountID string, iD string) (TokenRow, error) {
 	row := q.db.QueryRowContext(ctx, token, accountID, iD)
-	var i Token
+	var i TokenRow
 	err := row.Scan(
-		&i.ID,
-		&i.AccountID,
-		&i.Kind,
-		&i.Name,
-		&i.CreatedBy,
-		&i.ParentID,
-		&i.KeyID,
-		&i.CreatedAt,
-		&i.ExpiresAt,
-		&i.RevokedAt,
-		&i.LastUsedAt,
-		&i.MaxUses,
-		&i.Uses,
-		&i.Scope,
+		&i.Token.ID,
+		&i.Token.AccountID,
+		&i.Token.Kind,
+		&i.Token.Name,
+		&i.Token.CreatedBy,
+		&i.Token.ParentID,
+		&i.Token.KeyID,
+		&i.Token.CreatedAt,
+		&i.Token.ExpiresAt,
+		&i.Token.RevokedAt,
+		&i.Token.LastUsedAt,
+		&i.Token.MaxUses,
+		&i.Token.Uses,
+		&i.Token.Scope,
+		&i.Token.Epoch,
+		&i.KeyUntil,
+		&i.Unconfirmed,
 	)
 	return i, err
 }
 
 const tokens = `-- name: Tokens :many
-SELECT id, account_id, kind, name, created_by, parent_id, key_id, created_at, expires_at, revoked_at, last_used_at, max_uses, uses, scope FROM tokens
-WHERE account_id = $1 AND id < $2
-  AND (CAST($3 AS TEXT) = '' OR kind = $3)
-  AND (CAST($4 AS BIGINT) = 0 OR revoked_at = 0 AND expires_at > $4 AND created_at <= $5)
-ORDER BY id DESC
+SELECT t.id, t.account_id, t.kind, t.name, t.created_by, t.parent_id, t.key_id, t.created_at, t.expires_at, t.revoked_at, t.last_used_at, t.max_uses, t.uses, t.scope, t.epoch, CAST(COALESCE(k.until_at, 0) AS BIGINT) AS key_until, CAST(t.epoch <> e.number AS BOOLEAN) AS unconfirmed
+FROM tokens t
+JOIN epoch e ON e.id = 1
+LEFT JOIN signing_keys k ON k.id = t.key_id
+WHERE t.account_id = $1 AND t.id < $2
+  AND (CAST($3 AS TEXT) = '' OR t.kind = $3)
+  AND (CAST($4 AS BIGINT) = 0 OR t.revoked_at = 0 AND t.expires_at > $4 AND t.created_at <= $5
+    AND k.until_at > $4 AND t.epoch = e.number)
+ORDER BY t.id DESC
 LIMIT $6
 `
 
@@ -171,7 +188,13 @@ type TokensParams struct {
 	Count     int32
 }
 
-func (q *Queries) Tokens(ctx context.Context, arg TokensParams) ([]Token, error) {
+type TokensRow struct {
+	Token       Token
+	KeyUntil    int64
+	Unconfirmed bool
+}
+
+func (q *Queries) Tokens(ctx context.Context, arg TokensParams) ([]TokensRow, error) {
 	rows, err := q.db.QueryContext(ctx, tokens,
 		arg.AccountID,
 		arg.Before,
@@ -184,24 +207,27 @@ func (q *Queries) Tokens(ctx context.Context, arg TokensParams) ([]Token, error)
 		return nil, err
 	}
 	defer rows.Close()
-	var items []Token
+	var items []TokensRow
 	for rows.Next() {
-		var i Token
+		var i TokensRow
 		if err := rows.Scan(
-			&i.ID,
-			&i.AccountID,
-			&i.Kind,
-			&i.Name,
-			&i.CreatedBy,
-			&i.ParentID,
-			&i.KeyID,
-			&i.CreatedAt,
-			&i.ExpiresAt,
-			&i.RevokedAt,
-			&i.LastUsedAt,
-			&i.MaxUses,
-			&i.Uses,
-			&i.Scope,
+			&i.Token.ID,
+			&i.Token.AccountID,
+			&i.Token.Kind,
+			&i.Token.Name,
+			&i.Token.CreatedBy,
+			&i.Token.ParentID,
+			&i.Token.KeyID,
+			&i.Token.CreatedAt,
+			&i.Token.ExpiresAt,
+			&i.Token.RevokedAt,
+			&i.Token.LastUsedAt,
+			&i.Token.MaxUses,
+			&i.Token.Uses,
+			&i.Token.Scope,
+			&i.Token.Epoch,
+			&i.KeyUntil,
+			&i.Unconfirmed,
 		); err != nil {
 			return nil, err
 		}
