@@ -132,6 +132,17 @@ func (c *crash) startGateway() {
 	}
 }
 
+// signIn signs the owner in. The writers do so at the same time, and tries that a
+// kill cut short count as failures: then the gateway asks to wait a moment.
+func (c *crash) signIn() (owner *client) {
+	c.t.Helper()
+	c.must(waitFor(30*time.Second, func() (err error) {
+		owner, err = signIn(c.gateway)
+		return err
+	}))
+	return owner
+}
+
 // talk keeps short connections going through the laptop's port; they may fail
 // while something is down.
 func (c *crash) talk(stop <-chan struct{}) {
@@ -268,8 +279,7 @@ func (c *crash) checkJournal() int {
 	writes := c.journal.writes
 	c.journal.mu.Unlock()
 
-	owner, err := signIn(c.gateway)
-	c.must(err)
+	owner := c.signIn()
 	have := map[string]bool{} // tokens: revoked
 	c.pages(owner, "/api/v1/tokens?kind=access&limit=200", func(item map[string]any) {
 		id, _ := item["id"].(string)
@@ -342,8 +352,7 @@ func (c *crash) pages(owner *client, path string, fn func(map[string]any)) {
 // its making: a half write would show here.
 func (c *crash) checkAudit() {
 	c.t.Helper()
-	owner, err := signIn(c.gateway)
-	c.must(err)
+	owner := c.signIn()
 	answer, err := owner.must("GET", "/api/v1/audit/verify", "")
 	c.must(err)
 	if ok, _ := lookup(answer, "ok"); ok != "true" {
