@@ -92,6 +92,10 @@ func TestTokenAddress(t *testing.T) {
 		ok, bad     bool
 	}{
 		{"address and pin", fakeToken(`{"gw":"https://x:1","pin":"` + pin + `"}`), socketxp.GatewayAddress{URL: "https://x:1", Pin: pin}, true, false},
+		{"both pins", fakeToken(`{"gw":"https://x:1","pin":"` + pin + `","npin":"E` + pin[1:] + `"}`), socketxp.GatewayAddress{URL: "https://x:1", Pin: pin, NextPin: "E" + pin[1:]}, true, false},
+		{"a next pin alone", fakeToken(`{"gw":"https://x:1","npin":"` + pin + `"}`), socketxp.GatewayAddress{}, false, true},
+		{"the same pin twice", fakeToken(`{"gw":"https://x:1","pin":"` + pin + `","npin":"` + pin + `"}`), socketxp.GatewayAddress{}, false, true},
+		{"a broken next pin", fakeToken(`{"gw":"https://x:1","pin":"` + pin + `","npin":"E"}`), socketxp.GatewayAddress{}, false, true},
 		{"address", fakeToken(`{"gw":"https://x","exp":1,"jti":"y"}`), socketxp.GatewayAddress{URL: "https://x"}, true, false},
 		{"neither", fakeToken(`{"exp":1}`), socketxp.GatewayAddress{}, false, false},
 		{"a pin alone", fakeToken(`{"pin":"` + pin + `"}`), socketxp.GatewayAddress{}, false, false},
@@ -120,6 +124,60 @@ func TestTokenAddress(t *testing.T) {
 	}
 }
 
+// What an agent makes of the keys that a gateway announces.
+func TestAnnounced(t *testing.T) {
+	a, b, c := strings.Repeat("A", 43), "E"+strings.Repeat("A", 42), "I"+strings.Repeat("A", 42)
+	at := func(pins ...string) socketxp.GatewayAddress {
+		return socketxp.GatewayAddress{URL: "https://x", Pin: pins[0], NextPin: strings.Join(pins[1:], "")}
+	}
+	for _, x := range []struct {
+		name      string
+		known     socketxp.GatewayAddress
+		proved    string
+		announced []string
+		want      socketxp.GatewayAddress
+	}{
+		{"the next key is told", at(a), a, []string{a, b}, at(a, b)},
+		{"in any order", at(a), a, []string{b, a}, at(a, b)},
+		{"again", at(a, b), a, []string{a, b}, at(a, b)},
+		{"the change is called off", at(a, b), a, []string{a}, at(a)},
+		{"another next key", at(a, b), a, []string{a, c}, at(a, c)},
+		{"the next key was seen", at(a, b), b, []string{b}, at(b)},
+		{"it was seen, and another is told", at(a, b), b, []string{b, c}, at(b, c)},
+		{"it was changed under a living connection", at(a, b), a, []string{b}, at(a, b)},
+		{"something in between ends TLS", at(a), a, []string{b, c}, at(a)},
+		{"over a connection that proved a stranger's key", at(a), b, []string{b, c}, at(a)},
+		{"over one that proved nothing", at(a), "", []string{a, b}, at(a)},
+		{"nothing is told", at(a, b), a, nil, at(a, b)},
+		{"authorities vouch for it", at(""), a, []string{a, b}, at("")},
+	} {
+		if got := x.known.Announced(x.proved, x.announced); got != x.want {
+			t.Errorf("%s: %+v, want %+v", x.name, got, x.want)
+		}
+	}
+}
+
+func TestKnownBy(t *testing.T) {
+	a, b := strings.Repeat("A", 43), "E"+strings.Repeat("A", 42)
+	for _, c := range []struct {
+		addr socketxp.GatewayAddress
+		want string
+	}{
+		{socketxp.GatewayAddress{}, "authorities"},
+		{socketxp.GatewayAddress{Pin: a}, a},
+		{socketxp.GatewayAddress{Pin: a, NextPin: b}, a + " " + b},
+	} {
+		if got := c.addr.KnownBy(); got != c.want || socketxp.CheckKnownBy(got) != nil {
+			t.Errorf("%+v is known by %q", c.addr, got)
+		}
+	}
+	for _, s := range []string{"", " ", a + " ", " " + a, a + " " + a, a + "  " + b, a + " " + b + " ", a + " " + b + " " + b, "Authorities", a[1:], a + "\n"} {
+		if socketxp.CheckKnownBy(s) == nil {
+			t.Errorf("%q passes", s)
+		}
+	}
+}
+
 func FuzzTokenAddress(f *testing.F) {
 	f.Add(fakeToken(`{"gw":"https://gateway.example.com:8443","pin":"` + strings.Repeat("A", 43) + `"}`))
 	f.Add("a.b.c")
@@ -135,8 +193,8 @@ func FuzzTokenAddress(f *testing.F) {
 		if url, err := socketxp.CheckGatewayURL(addr.URL); err != nil || url != addr.URL {
 			t.Errorf("%q leads to %q", text, addr.URL)
 		}
-		if addr.Pin != "" && socketxp.CheckPin(addr.Pin) != nil {
-			t.Errorf("%q pins %q", text, addr.Pin)
+		if addr.CheckPins() != nil || socketxp.CheckKnownBy(addr.KnownBy()) != nil {
+			t.Errorf("%q pins %q", text, addr.KnownBy())
 		}
 	})
 }
@@ -221,6 +279,11 @@ func TestTLSConfig(t *testing.T) {
 	pinned := func(c serverCert) socketxp.GatewayAddress {
 		return socketxp.GatewayAddress{URL: "https://" + host, Pin: socketxp.PinOf(c.leaf)}
 	}
+	next := func(now, then serverCert) socketxp.GatewayAddress {
+		a := pinned(now)
+		a.NextPin = socketxp.PinOf(then.leaf)
+		return a
+	}
 	open := socketxp.GatewayAddress{URL: "https://" + host}
 	for _, c := range []struct {
 		name   string
@@ -233,6 +296,9 @@ func TestTLSConfig(t *testing.T) {
 		{name: "R-15 pin of a self-signed certificate", addr: pinned(selfSigned), server: selfSigned, ok: true},
 		{name: "R-15 pin of an expired certificate", addr: pinned(expired), server: expired, ok: true},
 		{name: "R-15 pin and another name", addr: socketxp.GatewayAddress{URL: "https://192.0.2.1:1", Pin: socketxp.PinOf(selfSigned.leaf)}, server: selfSigned, ok: true},
+		{name: "R-15 next pin", addr: next(expired, selfSigned), server: selfSigned, ok: true},
+		{name: "R-15 pin beside a next one", addr: next(selfSigned, expired), server: selfSigned, ok: true},
+		{name: "R-15 neither of two pins", addr: next(good, expired), server: selfSigned, pinned: true},
 		{name: "R-15 wrong pin", addr: pinned(expired), server: selfSigned, pinned: true},
 		{name: "R-15 wrong pin, with a good chain", addr: pinned(selfSigned), server: good, pinned: true},
 		{name: "R-15 no pin, good chain", addr: open, server: good, ok: true},

@@ -99,9 +99,12 @@ type device struct {
 
 	leaving sync.Mutex // one logout at a time; taken before mu
 
-	mu        sync.Mutex // guards the following, and the name in key
+	mu        sync.Mutex // guards the following, and the names and pins in key
 	now       connection
 	forgotten bool // the key was wiped
+
+	// knowsMore has one in it when the gateway is known by other keys than it was told.
+	knowsMore chan struct{}
 }
 
 // connection is how the agent stands with the gateway.
@@ -141,7 +144,8 @@ func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
 				HostKeyFile: o.Dir.file(sshHostKeyFile), Users: users, Log: o.Log, Version: o.Version, Executable: executable,
 			})
 		}),
-		now: connection{since: time.Now(), turned: make(chan struct{})},
+		now:       connection{since: time.Now(), turned: make(chan struct{})},
+		knowsMore: make(chan struct{}, 1),
 	}
 	d.ctx, d.stop = context.WithCancelCause(ctx)
 	defer d.stop(nil)
@@ -224,7 +228,7 @@ func (d *device) serveChannel() error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	report, changed := d.tunnels.report(d.version)
+	report, changed := d.report()
 	if err := conn.Send(ctx, report); err != nil {
 		return unreachable(d.gateway.addr.URL, err)
 	}
@@ -255,6 +259,8 @@ func (d *device) serveChannel() error {
 			d.links.take(ctx, conn, m)
 		case control.Refused:
 			return refused(m.Code, m.Message, m.Hint, m.RetryAfter)
+		case control.GatewayKeys:
+			d.keepPins(m.Pins)
 		case control.GoAway:
 			d.log.Debug("the gateway is going away", "retry_in_s", m.RetryAfter)
 			move := time.AfterFunc(time.Duration(m.RetryAfter)*time.Second+jitter(2*firstBound), func() {
@@ -280,9 +286,10 @@ func (d *device) reportChanges(ctx context.Context, c *deviceChannel, changed <-
 		case <-ctx.Done():
 			return
 		case <-changed:
+		case <-d.knowsMore:
 		}
 		var report control.Report
-		report, changed = d.tunnels.report(d.version)
+		report, changed = d.report()
 		if c.conn.Send(ctx, report) != nil {
 			return // Receive says why
 		}
@@ -296,8 +303,42 @@ func (d *device) reportChanges(ctx context.Context, c *deviceChannel, changed <-
 	}
 }
 
+// report returns what the gateway is to know of the device, and a channel that is
+// closed when it is to be told anew.
+func (d *device) report() (control.Report, <-chan struct{}) {
+	r, changed := d.tunnels.report(d.version)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r.GatewayKnownBy = d.key.Gateway.KnownBy()
+	return r, changed
+}
+
+// keepPins writes down by which keys the gateway is known from now on, and has it
+// told that: only what is on the disk keeps the device from being locked out.
+func (d *device) keepPins(announced []string) {
+	known := d.gateway.announced(announced)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.key.Gateway
+	if d.forgotten || known == before {
+		return
+	}
+	d.key.Gateway = known
+	if err := d.dir.writeKey(d.key); err != nil {
+		d.key.Gateway = before
+		d.log.Warn("the gateway's announced key could not be written down", "err", err)
+		return
+	}
+	d.log.Info("the gateway is known by other keys now", "keys", known.KnownBy())
+	select {
+	case d.knowsMore <- struct{}{}:
+	default:
+	}
+}
+
 // keep writes down what the gateway calls the device now, if that has changed.
 func (d *device) keep(w control.Welcome) {
+	d.keepPins(w.GatewayPins)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.forgotten || w.DeviceID == d.key.ID && w.DeviceName == d.key.Name && w.DeviceGroup == d.key.Group {

@@ -33,6 +33,8 @@ type deviceKeyFile struct {
 	DeviceGroup string `json:"DeviceGroup"`
 	Gateway     string `json:"Gateway"`
 	GatewayPin  string `json:"GatewayPin"`
+	// GatewayNextPin is there while the gateway is about to change its key.
+	GatewayNextPin string `json:"GatewayNextPin,omitempty"`
 }
 
 // ParseDeviceKey reads the text of a device.key. It refuses unknown keys, a key
@@ -54,10 +56,9 @@ func ParseDeviceKey(data []byte) (DeviceKey, error) {
 	if k.Gateway.URL, err = socketxp.CheckGatewayURL(f.Gateway); err != nil {
 		return DeviceKey{}, err
 	}
-	if k.Gateway.Pin = f.GatewayPin; f.GatewayPin != "" {
-		if err := socketxp.CheckPin(f.GatewayPin); err != nil {
-			return DeviceKey{}, err
-		}
+	k.Gateway.Pin, k.Gateway.NextPin = f.GatewayPin, f.GatewayNextPin
+	if err := k.Gateway.CheckPins(); err != nil {
+		return DeviceKey{}, err
 	}
 	if f.DeviceID == "" {
 		if f.DeviceName != "" || f.DeviceGroup != "" {
@@ -79,6 +80,7 @@ func (k DeviceKey) text() ([]byte, error) {
 	data, err := json.MarshalIndent(deviceKeyFile{
 		DeviceID: k.ID, DeviceKey: base64.RawURLEncoding.EncodeToString(k.Key.Seed()),
 		DeviceName: k.Name, DeviceGroup: k.Group, Gateway: k.Gateway.URL, GatewayPin: k.Gateway.Pin,
+		GatewayNextPin: k.Gateway.NextPin,
 	}, "", "  ")
 	return append(data, '\n'), err
 }

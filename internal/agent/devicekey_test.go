@@ -57,6 +57,11 @@ func TestParseDeviceKey(t *testing.T) {
 		"plain http":        change(`https:`, `http:`),
 		"gateway's path":    change(`example.com`, `example.com/x`),
 		"pin":               change(`"GatewayPin":"AAEC`, `"GatewayPin":"`),
+		"pin with a break":  change(`"GatewayPin":"AAEC`, `"GatewayPin":"AA\nEC`),
+		"next pin":          change(`"GatewayPin"`, `"GatewayNextPin":"AQEC","GatewayPin"`),
+		"next pin twice":    change(`"GatewayPin"`, `"GatewayNextPin":"AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8","GatewayNextPin":"","GatewayPin"`),
+		"the same next pin": change(`"GatewayPin"`, `"GatewayNextPin":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8","GatewayPin"`),
+		"next pin alone":    change(`"GatewayPin":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"`, `"GatewayPin":"","GatewayNextPin":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"`),
 		"large":             goodKey + strings.Repeat(" ", maxDeviceKey),
 	} {
 		if k, err := ParseDeviceKey([]byte(text)); err == nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -29,9 +30,14 @@ func (e *NotRegisteredError) Unwrap() error { return e.reason }
 type UnreachableError struct{ reason *socketxp.Error }
 
 func unreachable(url string, err error) error {
+	hint := "check the address, the network and any firewall between"
+	if errors.Is(err, socketxp.ErrWrongGateway) {
+		hint = "ask who runs the gateway: if its key was changed while this machine was away, a new token knows the new one " +
+			"(end this agent, then socketxp login TOKEN: the device stays the same); if it was not, somebody is in between"
+	}
 	return &UnreachableError{&socketxp.Error{
 		Code: socketxp.CodeUnavailable, Message: "can't reach the gateway " + url,
-		Hint: "check the address, the network and any firewall between", Err: err,
+		Hint: hint, Err: err,
 	}}
 }
 

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
+	"sync"
 	"time"
 
 	"socketxp"
@@ -28,9 +29,13 @@ const (
 
 // gateway is where an agent dials, and how it knows that it is the right one.
 type gateway struct {
-	addr socketxp.GatewayAddress
-	host string // host:port
+	addr socketxp.GatewayAddress // as it was known at first; its URL holds
+	host string                  // host:port
 	tls  *tls.Config
+
+	mu     sync.Mutex // guards the following
+	known  socketxp.GatewayAddress
+	proved string // the pin of the key that it proved last
 }
 
 // newGateway returns the gateway at addr. Without a pin its certificate must come
@@ -48,7 +53,11 @@ func newGateway(addr socketxp.GatewayAddress, roots *x509.CertPool) (*gateway, e
 	if port == "" {
 		port = "443"
 	}
-	return &gateway{addr: addr, host: net.JoinHostPort(u.Hostname(), port), tls: cfg}, nil
+	g := &gateway{addr: addr, host: net.JoinHostPort(u.Hostname(), port), tls: cfg, known: addr}
+	if addr.Pin != "" {
+		cfg.VerifyConnection = g.verify
+	}
+	return g, nil
 }
 
 // gateway returns the gateway that a device was registered at.
@@ -114,7 +123,7 @@ func (t Target) resolve() (*gateway, []byte, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("CA file %s: %w", t.CAFile, err)
 	}
-	addr.Pin = ""
+	addr.Pin, addr.NextPin = "", ""
 	g, err := newGateway(addr, roots)
 	return g, data, err
 }

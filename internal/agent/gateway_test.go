@@ -53,7 +53,8 @@ type bed struct {
 	loseAnswer      bool            // register, and close the connection in place of an answer
 	refuseDevice    control.Refused // if it has a code
 	grantAs         func(*control.Granted)
-	registrations   int // requests that came to the register route
+	registrations   int      // requests that came to the register route
+	pins            []string // that it announces in Welcome
 }
 
 type bedDevice struct {
@@ -69,7 +70,8 @@ type bedOffer struct {
 	link    uint32
 }
 
-func newBed(t *testing.T) *bed {
+// bedCert makes a certificate with a key of its own.
+func bedCert(t *testing.T) (cert tls.Certificate, pin string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -87,15 +89,21 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, socketxp.PinOf(leaf)
+}
+
+func newBed(t *testing.T) *bed {
+	t.Helper()
+	cert, pin := bedCert(t)
 	b := &bed{
-		t: t, port: "0", cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key},
-		caFile: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		t: t, port: "0", cert: cert,
+		caFile: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
 		relay:  relay.New(relay.Options{Wait: 5 * time.Second}),
 		conns:  make(map[net.Conn]bool), devices: make(map[string]*bedDevice),
 		visitors: make(map[*control.Conn]control.Granted), offers: make(map[string]bedOffer),
 	}
 	b.start()
-	b.addr = socketxp.GatewayAddress{URL: "https://localhost:" + b.port, Pin: socketxp.PinOf(leaf)}
+	b.addr = socketxp.GatewayAddress{URL: "https://localhost:" + b.port, Pin: pin}
 	t.Cleanup(func() {
 		b.stop()
 		ctx, cancel := context.WithCancel(context.Background())
@@ -182,6 +190,7 @@ func (b *bed) serve(raw net.Conn) {
 	}
 	b.mu.Lock()
 	b.conns[raw] = true
+	cert := b.cert
 	b.mu.Unlock()
 	defer func() {
 		_ = raw.Close()
@@ -190,7 +199,7 @@ func (b *bed) serve(raw net.Conn) {
 		b.mu.Unlock()
 	}()
 	conn := tls.Server(&prefixed{Conn: raw, first: first}, &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{b.cert},
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert},
 		ClientAuth: tls.RequestClientCert, NextProtos: []string{control.ALPN, "http/1.1"},
 	})
 	if err := conn.Handshake(); err != nil {
@@ -329,7 +338,7 @@ func (b *bed) device(ctx context.Context, c *control.Conn, d *bedDevice) {
 			}
 			welcomed = true
 			b.mu.Lock()
-			w := control.Welcome{Version: 1, Gateway: "bed", DeviceID: d.id, DeviceName: d.name, DeviceGroup: d.group}
+			w := control.Welcome{Version: 1, Gateway: "bed", DeviceID: d.id, DeviceName: d.name, DeviceGroup: d.group, GatewayPins: b.pins}
 			b.mu.Unlock()
 			if c.Send(ctx, w) != nil {
 				return
@@ -351,7 +360,10 @@ func (b *bed) device(ctx context.Context, c *control.Conn, d *bedDevice) {
 }
 
 func (b *bed) visitor(ctx context.Context, c *control.Conn, key ed25519.PublicKey) {
-	if c.Send(ctx, control.Welcome{Version: 1, Gateway: "bed"}) != nil {
+	b.mu.Lock()
+	w := control.Welcome{Version: 1, Gateway: "bed", GatewayPins: b.pins}
+	b.mu.Unlock()
+	if c.Send(ctx, w) != nil {
 		return
 	}
 	defer b.with(func() { delete(b.visitors, c) })

@@ -59,7 +59,7 @@ func Login(ctx context.Context, o LoginOptions) (DeviceKey, error) {
 			return DeviceKey{}, hinted("try again in a moment", "another socketxp is at work in %s", o.Dir.Path())
 		case err != nil:
 			return DeviceKey{}, err
-		case k.Gateway != gw.addr || authorities != nil:
+		case !sameGateway(k.Gateway, gw.addr) || authorities != nil:
 			return DeviceKey{}, hinted("end it first", "an agent runs in %s, by another address or key of the gateway", o.Dir.Path())
 		}
 	case err != nil:
@@ -119,7 +119,7 @@ func (d *Dir) keyFor(addr socketxp.GatewayAddress) (k DeviceKey, fresh bool, err
 		return k, true, d.writeKey(k)
 	case err != nil:
 		return DeviceKey{}, false, err
-	case k.ID != "" && k.Gateway.URL != addr.URL && (addr.Pin == "" || k.Gateway.Pin != addr.Pin):
+	case k.ID != "" && k.Gateway.URL != addr.URL && !sharePin(k.Gateway, addr):
 		// One key, one gateway: another one's operator could else follow the device.
 		return DeviceKey{}, false, hinted("socketxp logout first", "this device is registered at another gateway, %s", k.Gateway.URL)
 	}

@@ -160,9 +160,11 @@ func (v *visitor) visit() error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := v.gateway.welcome(ctx, conn); err != nil {
+	welcome, err := v.gateway.welcome(ctx, conn)
+	if err != nil {
 		return err
 	}
+	v.gateway.announced(welcome.GatewayPins)
 	granted, err := v.ask(ctx, conn)
 	if err != nil {
 		return err
@@ -203,6 +205,8 @@ func (v *visitor) visit() error {
 			}
 		case control.Refused:
 			return refused(m.Code, m.Message, m.Hint, m.RetryAfter)
+		case control.GatewayKeys:
+			v.gateway.announced(m.Pins) // the token knows but those of the day when it was made
 		case control.GoAway:
 			move := time.AfterFunc(time.Duration(m.RetryAfter)*time.Second+jitter(2*firstBound), func() {
 				cancel(&goAway{m.Message})
@@ -236,6 +240,8 @@ func (v *visitor) ask(ctx context.Context, conn *control.Conn) (control.Granted,
 		switch m := m.(type) {
 		case control.Granted:
 			return m, v.check(ctx, m)
+		case control.GatewayKeys:
+			v.gateway.announced(m.Pins)
 		case control.Ended:
 			return control.Granted{}, refused(m.Code, m.Message, m.Hint, 0)
 		case control.Refused:

@@ -48,6 +48,11 @@ func (m Report) check() error {
 		}
 		seen[t.Destination] = true
 	}
+	if m.GatewayKnownBy != "" {
+		if err := socketxp.CheckKnownBy(m.GatewayKnownBy); err != nil {
+			return err
+		}
+	}
 	return checkHostKey(m.SSHHostKey)
 }
 
@@ -57,6 +62,11 @@ func (m Welcome) check() error {
 	}
 	if err := socketxp.CheckDisplayText("gateway's version", m.Gateway, maxProgram); err != nil {
 		return err
+	}
+	if m.GatewayPins != nil {
+		if err := checkPins(m.GatewayPins); err != nil {
+			return err
+		}
 	}
 	if m.DeviceID == "" { // a visitor's
 		if m.DeviceName != "" || m.DeviceGroup != "" {
@@ -85,6 +95,20 @@ func (m GoAway) check() error {
 		return err
 	}
 	return socketxp.CheckDisplayText("message", m.Message, maxText)
+}
+
+func (m GatewayKeys) check() error { return checkPins(m.Pins) }
+
+func checkPins(pins []string) error {
+	if len(pins) != 1 && (len(pins) != 2 || pins[0] == pins[1]) {
+		return errors.New("the gateway's keys are not one or two")
+	}
+	for _, p := range pins {
+		if err := socketxp.CheckPin(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (m Offer) check() error {

@@ -33,6 +33,12 @@ var (
 	pubKey = bytes.Repeat([]byte{9}, ed25519.PublicKeySize)
 )
 
+// Two pins of a gateway's keys.
+const (
+	aPin       = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+	anotherPin = "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+)
+
 // samples holds one good message of each type, with every field set.
 var samples = []Message{
 	Hello{Version: 1, Role: RoleDevice, Agent: "1.0"},
@@ -42,8 +48,10 @@ var samples = []Message{
 		},
 		SSHHostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJ",
 		Tunnels:    []ReportTunnel{{Destination: "tcp://localhost:22", SSH: true}, {Destination: "https://[::1]:8443"}},
+
+		GatewayKnownBy: aPin + " " + anotherPin,
 	},
-	Welcome{Version: 1, Gateway: "1.0", DeviceID: anID, DeviceName: "sensor12345", DeviceGroup: "temp-sensor"},
+	Welcome{Version: 1, Gateway: "1.0", DeviceID: anID, DeviceName: "sensor12345", DeviceGroup: "temp-sensor", GatewayPins: []string{aPin, anotherPin}},
 	Refused{Code: socketxp.CodeDeviceDisabled, Message: "the device is disabled", Hint: "ask an owner", RetryAfter: 60},
 	GoAway{Message: "the gateway restarts", RetryAfter: 5},
 	Offer{SessionID: anID, Ticket: ticket, VisitorKey: pubKey, Destination: "tcp://localhost:22"},
@@ -60,6 +68,7 @@ var samples = []Message{
 	LinkRequest{Visit: 1, Link: 2},
 	LinkTicket{Visit: 1, Link: 2, Ticket: ticket},
 	LinkRefused{Visit: 1, Link: 2, Code: socketxp.CodeDeviceOffline, Message: "offline", Hint: "later"},
+	GatewayKeys{Pins: []string{aPin, anotherPin}},
 }
 
 // sampleFor returns a good message of r's type as it is on a channel of role.
@@ -198,7 +207,7 @@ func TestConversations(t *testing.T) {
 			ac, gc := connect(t)
 			agent, gateway := opened(t, RoleDevice, ac, gc, Options{})
 			offer := sampleFor(ruleByType[reflect.TypeFor[Offer]()], RoleDevice)
-			say(t, gateway, agent, offer, offer, samples[4])
+			say(t, gateway, agent, offer, offer, samples[4], samples[16])
 			say(t, agent, gateway, samples[6], samples[1])
 			say(t, agent, gateway, Logout{})
 			say(t, gateway, agent, offer)
@@ -212,7 +221,7 @@ func TestConversations(t *testing.T) {
 			say(t, agent, gateway, samples[9])
 			say(t, gateway, agent, samples[10])
 			say(t, agent, gateway, samples[13])
-			say(t, gateway, agent, samples[14], samples[15], samples[11], samples[4])
+			say(t, gateway, agent, samples[14], samples[15], samples[11], samples[4], samples[16])
 			say(t, agent, gateway, samples[12])
 			closing(t, agent, gateway)
 		})

@@ -33,6 +33,9 @@ type Report struct {
 	Facts      socketxp.Facts `json:"facts"`
 	SSHHostKey string         `json:"ssh_host_key,omitempty"`
 	Tunnels    []ReportTunnel `json:"tunnels"`
+	// GatewayKnownBy says what the device verifies the gateway by, as
+	// socketxp.GatewayAddress.KnownBy; "" does not say.
+	GatewayKnownBy string `json:"gateway_known_by,omitempty"`
 }
 
 // ReportTunnel is a tunnel in its wire form.
@@ -48,6 +51,14 @@ type Welcome struct {
 	DeviceID    string `json:"device_id,omitempty"`
 	DeviceName  string `json:"device_name,omitempty"`
 	DeviceGroup string `json:"device_group,omitempty"`
+	// GatewayPins are as in GatewayKeys.
+	GatewayPins []string `json:"gateway_pins,omitempty"`
+}
+
+// GatewayKeys says which keys the gateway may prove from now on: that of today and,
+// if it is about to change it, the next.
+type GatewayKeys struct {
+	Pins []string `json:"pins"` // socketxp.PinOf; one or two
 }
 
 // Refused says why the gateway ends the channel; nothing follows it.

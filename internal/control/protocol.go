@@ -15,8 +15,9 @@ import (
 // changes its meaning, the number grows by one and a line says what is new:
 //
 //   - 1: the first
+//   - 2: GatewayKeys
 const (
-	Version       = 1
+	Version       = 2
 	OldestVersion = 1
 )
 
@@ -79,6 +80,7 @@ var rules = []rule{
 	{0x12, "Welcome", Welcome{}, gatewaySide, reported, greeted, open, 4 << 10, lax[Welcome]},
 	{0x13, "Refused", Refused{}, gatewaySide, started, visitStarted, over, 8 << 10, lax[Refused]},
 	{0x14, "GoAway", GoAway{}, gatewaySide, open | leaving, open, 0, 8 << 10, lax[GoAway]},
+	{0x15, "GatewayKeys", GatewayKeys{}, gatewaySide, open | leaving, open, 0, 512, lax[GatewayKeys]},
 
 	{0x20, "Offer", Offer{}, gatewaySide, open | leaving, 0, 0, 4 << 10, strict[Offer]},
 	{0x21, "OfferRefused", OfferRefused{}, agentSide, open | leaving, 0, 0, 8 << 10, strict[OfferRefused]},

@@ -324,13 +324,19 @@ var refuseFields = map[string][]string{
 		`"tunnels":[{"destination":"tcp://169.254.169.254:80"}]`, `"tunnels":[{"destination":"file:///etc/passwd"}]`,
 		`"tunnels":[{"destination":"tcp://localhost:22"},{"destination":"tcp://localhost:22","ssh":true}]`,
 		`"tunnels":[{"destination":"tcp://localhost:22","SSH":true}]`, `"tunnels":[` + manyTunnels(65) + `]`,
+		`"gateway_known_by":"x"`, `"gateway_known_by":" "`, `"gateway_known_by":"` + aPin + ` "`, `"gateway_known_by":" ` + aPin + `"`,
+		`"gateway_known_by":"` + aPin + ` ` + aPin + `"`, `"gateway_known_by":"` + aPin + ` authorities"`, `"gateway_known_by":"` + aPin + `\n"`,
 	},
 	"Welcome": {
-		`"version":0`, `"version":2`, `"gateway":"\n"`, `"device_id":"x"`, `"device_id":""`, `"device_name":"X"`, `"device_name":""`,
-		`"device_group":""`, `"device_group":"../x"`,
+		`"version":0`, `"version":3`, `"gateway":"\n"`, `"device_id":"x"`, `"device_id":""`, `"device_name":"X"`, `"device_name":""`,
+		`"device_group":""`, `"device_group":"../x"`, `"gateway_pins":[]`, `"gateway_pins":["x"]`, `"gateway_pins":"` + aPin + `"`,
 	},
 	"Refused": append([]string{`"retry_after":-1`, `"retry_after":86401`}, badReasons...),
 	"GoAway":  {`"message":"\u001b"`, `"message":"` + strings.Repeat("x", 501) + `"`, `"retry_after":-1`, `"retry_after":86401`},
+	"GatewayKeys": {
+		`"pins":[]`, `"pins":null`, `"pins":[""]`, `"pins":["` + aPin + `",""]`, `"pins":["` + aPin + `","` + aPin + `"]`,
+		`"pins":["` + aPin[1:] + `"]`, `"pins":["` + aPin + `="]`, `"pins":["` + aPin + `","` + anotherPin + `","` + anotherPin + `"]`, `"PINS":[]`,
+	},
 	"Offer": {
 		`"session_id":""`, `"session_id":"` + strings.ToUpper(anID) + `"`, `"ticket":""`, `"ticket":null`, `"ticket":"AAAA"`, `"ticket":"!"`,
 		`"visitor_key":"AAAA"`, `"visitor_key":[1,2]`, `"destination":""`, `"destination":"tcp://localhost"`, `"new":1`,

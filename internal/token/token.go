@@ -27,7 +27,7 @@ type Claims struct {
 	UserID    string                  // sub: who made it
 	IssuedAt  time.Time               // iat and nbf, to the second
 	ExpiresAt time.Time               // exp, to the second
-	Gateway   socketxp.GatewayAddress // gw and pin
+	Gateway   socketxp.GatewayAddress // gw, pin and npin
 	KeyID     string                  // kid; set by Verify, and by Sign if empty
 }
 
@@ -141,6 +141,7 @@ type payload struct {
 	ExpiresAt int64  `json:"exp"`
 	Gateway   string `json:"gw,omitempty"`
 	Pin       string `json:"pin,omitempty"`
+	NextPin   string `json:"npin,omitempty"` // of the key that the gateway will change to
 }
 
 // UnmarshalJSON refuses duplicate, unknown and misspelt keys, and numbers that
@@ -181,7 +182,7 @@ func (p *payload) check(issuer string, kind socketxp.TokenKind) error {
 		return errors.New("its life is not a span of time")
 	}
 	if p.Gateway == "" {
-		if p.Pin != "" {
+		if p.Pin != "" || p.NextPin != "" {
 			return errors.New("it has a pin without a gateway")
 		}
 		return nil
@@ -189,10 +190,7 @@ func (p *payload) check(issuer string, kind socketxp.TokenKind) error {
 	if url, err := socketxp.CheckGatewayURL(p.Gateway); err != nil || url != p.Gateway {
 		return errors.New("the gateway's address is not in its canonical form")
 	}
-	if p.Pin != "" {
-		return socketxp.CheckPin(p.Pin)
-	}
-	return nil
+	return socketxp.GatewayAddress{Pin: p.Pin, NextPin: p.NextPin}.CheckPins()
 }
 
 // Sign returns the text of a token. The same claims give the same text. An
@@ -221,6 +219,7 @@ func (a *Authority) Sign(c Claims) (string, error) {
 		ExpiresAt: c.ExpiresAt.Unix(),
 		Gateway:   c.Gateway.URL,
 		Pin:       c.Gateway.Pin,
+		NextPin:   c.Gateway.NextPin,
 	}
 	if err := p.check(a.issuer, c.Kind); err != nil {
 		return "", fmt.Errorf("sign token: %w", err)
@@ -284,7 +283,7 @@ func (a *Authority) Verify(text string, now time.Time) (Claims, error) {
 		UserID:    p.Subject,
 		IssuedAt:  time.Unix(p.IssuedAt, 0).UTC(),
 		ExpiresAt: time.Unix(p.ExpiresAt, 0).UTC(),
-		Gateway:   socketxp.GatewayAddress{URL: p.Gateway, Pin: p.Pin},
+		Gateway:   socketxp.GatewayAddress{URL: p.Gateway, Pin: p.Pin, NextPin: p.NextPin},
 		KeyID:     h.keyID,
 	}
 	switch {

@@ -622,6 +622,18 @@ func TestPayload(t *testing.T) {
 		if _, err := a.Verify(forge(signingKey, genuineHeader(), mustJSON(p)), now); err != nil {
 			t.Error(err)
 		}
+		p["npin"] = "A" + pin[1:]
+		if c, err := a.Verify(forge(signingKey, genuineHeader(), mustJSON(p)), now); err != nil || c.Gateway.NextPin != "A"+pin[1:] {
+			t.Errorf("%+v, %v", c, err)
+		}
+		for _, next := range []any{pin, pin[1:], pin + "=", pin + "\n", 1, []string{"A" + pin[1:]}} {
+			p["npin"] = next
+			wantRefused(t, a, forge(signingKey, genuineHeader(), mustJSON(p)), now)
+		}
+		p["npin"] = "A" + pin[1:]
+		delete(p, "pin")
+		wantRefused(t, a, forge(signingKey, genuineHeader(), mustJSON(p)), now)
+		delete(p, "npin")
 		p["pin"] = pin[1:]
 		wantRefused(t, a, forge(signingKey, genuineHeader(), mustJSON(p)), now)
 	})
