@@ -29,7 +29,10 @@ type Device struct {
 	// SSHHostKey is the public host key of the built-in SSH server in
 	// authorized_keys form, or empty if it has none.
 	SSHHostKey string
-	Tunnels    []Tunnel // as last reported
+	// GatewayKnownBy is what it verifies the gateway by, as
+	// GatewayAddress.KnownBy says it; empty if it never said.
+	GatewayKnownBy string
+	Tunnels        []Tunnel // as last reported
 }
 
 // Facts is what an agent says about its machine. It is untrusted text.
@@ -169,6 +172,10 @@ type DeviceStore interface {
 	// DeviceConnected records what a device reported on its control channel; it
 	// replaces the facts, host key and tunnels of before.
 	DeviceConnected(ctx context.Context, accountID, id string, r DeviceReport) error
+	// KeyKnowledge counts, for each account with devices, those that would take the
+	// gateway's key of that pin for its own. Recent are those seen at seenSince or
+	// later and not disabled.
+	KeyKnowledge(ctx context.Context, pin string, seenSince time.Time) ([]KeyKnowledge, error)
 	// TouchDevices records when devices were last seen. It may be lost.
 	TouchDevices(ctx context.Context, seen []DeviceSeen) error
 
@@ -192,7 +199,18 @@ type DeviceReport struct {
 	RemoteAddr string
 	Facts      Facts
 	SSHHostKey string
-	Tunnels    []Tunnel
+	// GatewayKnownBy is as in Device.
+	GatewayKnownBy string
+	Tunnels        []Tunnel
+}
+
+// KeyKnowledge says of an account how many of its devices know a key of the
+// gateway, by its pin or because authorities vouch for it.
+type KeyKnowledge struct {
+	AccountID, AccountName string
+	Devices                int
+	Know                   int
+	RecentDont             int // don't, and will be locked out when it changes to that key
 }
 
 // DeviceSeen is when a device was last known to be connected.

@@ -84,6 +84,9 @@ func TestScripts(t *testing.T) {
 			"random":   cmdRandom,
 			"fails":    cmdFails,
 			"expired":  cmdExpired,
+			"holds":    cmdHolds,
+			"lacks":    cmdLacks,
+			"known":    cmdKnown,
 		},
 	})
 }

@@ -21,13 +21,6 @@ func (g *gateway) verify(state tls.ConnectionState) error {
 	return nil
 }
 
-// address returns how the gateway is known by now.
-func (g *gateway) address() socketxp.GatewayAddress {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.known
-}
-
 // announced takes the keys that the gateway says it will prove from now on, and
 // returns how it is known by them. Nil are no news.
 func (g *gateway) announced(pins []string) socketxp.GatewayAddress {

@@ -83,6 +83,8 @@ type DeviceKey struct {
 	DeviceGroup string `json:"DeviceGroup"`
 	Gateway     string `json:"Gateway"`
 	GatewayPin  string `json:"GatewayPin"`
+	// GatewayNextPin is there while the gateway is about to change its key.
+	GatewayNextPin string `json:"GatewayNextPin,omitempty"`
 }
 
 // UpdateDeviceRequest changes what is set.

@@ -15,7 +15,7 @@ import (
 
 // claimsOf are what the text of a token of the owner would say.
 func (w *world) claimsOf(t socketxp.Token) token.Claims {
-	return token.Claims{ID: t.ID, Kind: t.Kind, AccountID: t.AccountID, UserID: t.CreatedBy, IssuedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, Gateway: w.g.addr}
+	return token.Claims{ID: t.ID, Kind: t.Kind, AccountID: t.AccountID, UserID: t.CreatedBy, IssuedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, Gateway: w.g.Address()}
 }
 
 func TestTokenAgainstItsRow(t *testing.T) {

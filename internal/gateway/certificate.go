@@ -15,25 +15,34 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"socketxp"
 )
 
-// certificate is what the gateway shows of itself, read again by reload.
+// certificate is what the gateway shows of itself, read again by reload, and the
+// key that it will change to, if that is announced.
 type certificate struct {
 	certPath, keyPath string
+	nextPath          string // of the operator's next certificate, or ""
 	host              string // of the public URL
 	now               atomic.Pointer[tls.Certificate]
+	said              atomic.Pointer[string] // what tokens say of it: a pin, or "" if authorities vouch for it
+	next              atomic.Pointer[string] // the pin of the announced key; nil for none
+	changed           atomic.Int64           // when the key changed last, as Unix nanoseconds; 0 for never
 }
 
 // loadCertificate reads the configured files or, without any, the self-signed
 // certificate in the data folder, which it makes at the first start.
 func loadCertificate(cfg Config, host string) (*certificate, error) {
-	c := &certificate{certPath: cfg.TLSCert, keyPath: cfg.TLSKey, host: host}
+	c := &certificate{certPath: cfg.TLSCert, keyPath: cfg.TLSKey, nextPath: cfg.TLSNextCert, host: host}
 	if c.certPath == "" {
 		c.certPath, c.keyPath = filepath.Join(cfg.DataDir, certFile), filepath.Join(cfg.DataDir, certKeyFile)
+		if err := finishChange(cfg.DataDir); err != nil {
+			return nil, err
+		}
 		if err := makeCertificate(c.certPath, c.keyPath, host); err != nil {
 			return nil, fmt.Errorf("make the gateway's certificate: %w", err)
 		}
@@ -43,7 +52,55 @@ func loadCertificate(cfg Config, host string) (*certificate, error) {
 		return nil, err
 	}
 	c.now.Store(pair)
-	return c, nil
+	c.judge()
+	return c, c.readNext()
+}
+
+// judge finds out who vouches for the certificate.
+func (c *certificate) judge() {
+	pin := pinFor(c.now.Load(), c.host, nil)
+	c.said.Store(&pin)
+}
+
+// readNext takes the operator's next certificate for announced.
+func (c *certificate) readNext() error {
+	if c.nextPath == "" {
+		return nil
+	}
+	pin, err := PinOfFile(c.nextPath)
+	if err != nil {
+		return fmt.Errorf("the gateway's next certificate: %w", err)
+	}
+	c.announce(pin)
+	return nil
+}
+
+// announce has pin announced as that of the next key; "" for none.
+func (c *certificate) announce(pin string) {
+	if pin == "" || pin == c.keyPin() {
+		c.next.Store(nil)
+		return
+	}
+	c.next.Store(&pin)
+}
+
+// PinOfFile returns the pin of the first certificate in a PEM file.
+func PinOfFile(path string) (string, error) {
+	text, err := os.ReadFile(path) //nolint:gosec // the operator's own file
+	if err != nil {
+		return "", err
+	}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", path, err)
+		}
+		return socketxp.PinOf(cert), nil
+	}
+	return "", fmt.Errorf("%s holds no certificate in PEM form", path)
 }
 
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.now.Load(), nil }
@@ -57,22 +114,62 @@ func (c *certificate) read() (*tls.Certificate, error) {
 }
 
 // reload takes the files as they are now, unless agents would not take the new
-// certificate for this gateway's: they know its key by the pin in their tokens,
-// and go on knowing it.
+// certificate for this gateway's: those who know its key by a pin go on knowing it
+// or the announced one, and the others need authorities that vouch for it.
 func (c *certificate) reload() error {
 	pair, err := c.read()
 	if err != nil {
 		return err
 	}
-	if old, now := c.pin(), pinFor(pair, c.host, nil); now != old {
-		return errors.New("the new certificate has another key than the one that agents have pinned: renew with the same key, or restart to use it for new tokens")
+	known := slices.Contains(c.pins(), socketxp.PinOf(pair.Leaf))
+	trusted, was := pinFor(pair, c.host, nil) == "", c.pin() == ""
+	switch {
+	case was && !trusted:
+		return errors.New("no authority that agents know vouches for the new certificate, as one does for that of before")
+	case !known && !was:
+		return errors.New("the new certificate has another key than the one that agents have pinned: renew with the same key, " +
+			"or announce the new one first, by tls_next_cert, until admin rotate-tls-key --status says that the devices know it")
 	}
+	c.show(pair)
+	return c.readNext()
+}
+
+// show has pair shown from the next handshake on.
+func (c *certificate) show(pair *tls.Certificate) {
+	before := c.keyPin()
 	c.now.Store(pair)
-	return nil
+	c.judge()
+	if now := c.keyPin(); now != before {
+		c.changed.Store(time.Now().UnixNano())
+		if next := c.next.Load(); next != nil && *next == now {
+			c.next.Store(nil)
+		}
+	}
 }
 
 // pin returns what tokens say of the certificate.
-func (c *certificate) pin() string { return pinFor(c.now.Load(), c.host, nil) }
+func (c *certificate) pin() string { return *c.said.Load() }
+
+// keyPin returns the pin of the key, whoever vouches for it.
+func (c *certificate) keyPin() string { return socketxp.PinOf(c.now.Load().Leaf) }
+
+// pins returns those of the key and, if one is announced, of the next.
+func (c *certificate) pins() []string {
+	pins := []string{c.keyPin()}
+	if next := c.next.Load(); next != nil {
+		pins = append(pins, *next)
+	}
+	return pins
+}
+
+// address returns how agents that were given none yet are to know the gateway.
+func (c *certificate) address(url string) socketxp.GatewayAddress {
+	a := socketxp.GatewayAddress{URL: url, Pin: c.pin()}
+	if next := c.next.Load(); next != nil && a.Pin != "" {
+		a.NextPin = *next
+	}
+	return a
+}
 
 // pinFor returns "" for a certificate that the authorities in roots (nil: the
 // system's) vouch for under host, and the pin of its key for all others.

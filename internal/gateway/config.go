@@ -21,6 +21,7 @@ type Config struct {
 	Database      string        `yaml:"database"`       // "" for SQLite in DataDir, or postgres://…
 	TLSCert       string        `yaml:"tls_cert"`       // PEM files; both or neither
 	TLSKey        string        `yaml:"tls_key"`        //
+	TLSNextCert   string        `yaml:"tls_next_cert"`  // PEM file of the certificate whose key is announced before it becomes tls_cert
 	MetricsListen string        `yaml:"metrics_listen"` // loopback address of /metrics; "" for none
 	LogLevel      string        `yaml:"log_level"`      // debug, info, warn or error
 	LogFormat     string        `yaml:"log_format"`     // auto, text or json
@@ -55,6 +56,9 @@ func (c *Config) Validate() error {
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("tls_cert and tls_key go together")
+	}
+	if c.TLSNextCert != "" && c.TLSCert == "" {
+		return errors.New("tls_next_cert goes with tls_cert: a key that the gateway made itself is changed by admin rotate-tls-key")
 	}
 	if c.MetricsListen != "" {
 		host, _, err := net.SplitHostPort(c.MetricsListen)

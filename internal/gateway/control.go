@@ -32,6 +32,13 @@ type channel struct {
 	proven func()
 
 	dismissed sync.Once
+
+	since   time.Time
+	version int  // of the protocol, from Hello on
+	device  bool // the role that it was welcomed in
+
+	keysMu sync.Mutex // guards the following, and is held while a message about it leaves
+	told   []string   // which keys the agent was told the gateway has; nil before Welcome
 }
 
 // serveControl lets an agent in, and leaves what follows to a goroutine of its
@@ -47,7 +54,7 @@ func (g *Gateway) serveControl(ctx context.Context, conn *tls.Conn, proven func(
 		return
 	}
 	c := &channel{
-		g: g, key: bytes.Clone(key), remote: addrOf(conn.RemoteAddr()), proven: proven,
+		g: g, since: time.Now(), key: bytes.Clone(key), remote: addrOf(conn.RemoteAddr()), proven: proven,
 		conn: control.NewGateway(conn, control.Options{SilenceLimit: g.limits.silence}),
 	}
 	c.ctx, c.end = context.WithCancel(ctx)
@@ -90,6 +97,7 @@ func (c *channel) begin() (serve func(), err error) {
 		return nil, socketxp.Errorf(socketxp.CodeVersion, "the agent is too old for this gateway").WithHint("install a newer agent")
 	}
 	version := min(hello.Version, control.Version)
+	c.version, c.device = version, hello.Role == control.RoleDevice
 	if hello.Role == control.RoleDevice {
 		return c.beginDevice(version)
 	}
@@ -264,7 +272,7 @@ func (c *channel) beginDevice(version int) (serve func(), err error) {
 		g.live.remove(d)
 		return nil, err
 	}
-	if c.tell(control.Welcome{
+	if c.welcome(control.Welcome{
 		Version: version, Gateway: g.version,
 		DeviceID: device.ID, DeviceName: device.Name, DeviceGroup: device.Group,
 	}) != nil {
@@ -402,7 +410,12 @@ func checkReport(m control.Report) (socketxp.DeviceReport, error) {
 	if len(m.Tunnels) > socketxp.MaxTunnels {
 		return none, socketxp.Errorf(socketxp.CodeInvalid, "a device can't publish more than %d tunnels", socketxp.MaxTunnels)
 	}
-	r := socketxp.DeviceReport{Facts: m.Facts}
+	if m.GatewayKnownBy != "" {
+		if err := socketxp.CheckKnownBy(m.GatewayKnownBy); err != nil {
+			return none, err
+		}
+	}
+	r := socketxp.DeviceReport{Facts: m.Facts, GatewayKnownBy: m.GatewayKnownBy}
 	seen := make(map[string]bool, len(m.Tunnels))
 	for _, t := range m.Tunnels {
 		dest, err := socketxp.ParseDestination(t.Destination)
@@ -430,7 +443,7 @@ func checkReport(m control.Report) (socketxp.DeviceReport, error) {
 // sameReport reports whether r would change nothing of what is stored but the
 // time, which the presence keeps.
 func sameReport(d socketxp.Device, r socketxp.DeviceReport) bool {
-	if d.LastSeenAt.IsZero() || d.RemoteAddr != r.RemoteAddr || d.SSHHostKey != r.SSHHostKey || len(d.Tunnels) != len(r.Tunnels) || !sameFacts(d.Facts, r.Facts) {
+	if d.LastSeenAt.IsZero() || d.RemoteAddr != r.RemoteAddr || d.SSHHostKey != r.SSHHostKey || d.GatewayKnownBy != r.GatewayKnownBy || len(d.Tunnels) != len(r.Tunnels) || !sameFacts(d.Facts, r.Facts) {
 		return false
 	}
 	stored := make(map[socketxp.Tunnel]bool, len(d.Tunnels))

@@ -124,11 +124,12 @@ func (g *Gateway) preRegister(ctx context.Context, who caller, in *preRegisterIn
 		AccountID: d.AccountID, Type: socketxp.EventDeviceRegistered, DeviceID: d.ID, DeviceName: d.Name,
 		Message: "the device " + d.Name + " was registered ahead of time",
 	})
+	addr := g.Address()
 	return &preRegisteredOut{api.PreRegistered{
 		Device: api.NewDevice(d, false),
 		DeviceKey: api.DeviceKey{
 			DeviceID: d.ID, DeviceKey: base64.RawURLEncoding.EncodeToString(private.Seed()), DeviceName: d.Name, DeviceGroup: d.Group,
-			Gateway: g.addr.URL, GatewayPin: g.addr.Pin,
+			Gateway: addr.URL, GatewayPin: addr.Pin, GatewayNextPin: addr.NextPin,
 		},
 	}}, nil
 }

@@ -253,7 +253,7 @@ func TestPreRegister(t *testing.T) {
 	got := must[api.PreRegistered](t)(client.PreRegister(t.Context(), api.PreRegisterRequest{Name: "meter-0001", Group: "meters"}))
 	seed := must[[]byte](t)(base64.RawURLEncoding.DecodeString(got.DeviceKey.DeviceKey))
 	key := ed25519.NewKeyFromSeed(seed)
-	if got.DeviceKey.DeviceID != got.ID || got.DeviceKey.Gateway != w.g.addr.URL || got.DeviceKey.GatewayPin != w.g.addr.Pin || got.Group != "meters" {
+	if got.DeviceKey.DeviceID != got.ID || got.DeviceKey.Gateway != w.g.url || got.DeviceKey.GatewayPin != w.g.Address().Pin || got.Group != "meters" {
 		t.Fatalf("got %+v", got.DeviceKey)
 	}
 	t.Run("it connects with that key", func(t *testing.T) {

@@ -83,7 +83,7 @@ func (g *Gateway) enter(ctx context.Context, conn *net.TCPConn, release func()) 
 		default:
 			err = errNotOurs
 			if isHTTPMethod(first[0]) {
-				answerPlainHTTP(conn, g.addr.URL)
+				answerPlainHTTP(conn, g.url)
 			}
 		}
 	}

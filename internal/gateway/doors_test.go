@@ -43,7 +43,7 @@ func (w *world) url(path string) string { return "https://" + w.g.Addr().String(
 // httpClient reaches the HTTPS door.
 func (w *world) httpClient(protocols ...string) *http.Client {
 	w.Helper()
-	cfg := must[*tls.Config](w.T)(w.g.addr.TLSConfig(nil))
+	cfg := must[*tls.Config](w.T)(w.g.Address().TLSConfig(nil))
 	cfg.NextProtos = protocols
 	tr := &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: slices.Contains(protocols, "h2")}
 	w.Cleanup(tr.CloseIdleConnections)
@@ -85,7 +85,7 @@ func TestDoors(t *testing.T) {
 	t.Run("a request in clear is told to use TLS", func(t *testing.T) {
 		c := w.dialRaw()
 		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-		if text := readEnd(t, c); !strings.HasPrefix(text, "HTTP/1.1 400 ") || !strings.Contains(text, w.g.addr.URL) {
+		if text := readEnd(t, c); !strings.HasPrefix(text, "HTTP/1.1 400 ") || !strings.Contains(text, w.g.url) {
 			t.Errorf("answered %q", text)
 		}
 	})

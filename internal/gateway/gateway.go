@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,7 +44,7 @@ type Gateway struct {
 	limits  limits
 
 	id     string // of this installation: the issuer of its tokens
-	addr   socketxp.GatewayAddress
+	url    string // https://host[:port]
 	clock  *clock
 	tokens *signing
 	relay  *relay.Relay
@@ -66,7 +67,9 @@ type Gateway struct {
 	// refusals and complaints keep what happens all the time from filling the audit
 	// and the log.
 	refusals, complaints *sampler
+	asksKnowledge        *sampler      // of which devices know the next key: all of them are looked at
 	reporting            chan struct{} // has room for those who may store a report
+	rekeyed              chan struct{} // has one in it when agents are to be told the gateway's keys
 	unended              unended
 	rest                 *rest // of the HTTP half
 
@@ -100,7 +103,8 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	g.preAuth = newPlaces(g.limits.preAuth, g.limits.preAuthPerIP)
 	g.httpsConns = newPlaces(g.limits.https, g.limits.httpsPerIP)
 	g.refusals, g.complaints = newSampler(g.limits.sampleEvery), newSampler(10*time.Second)
-	g.reporting = make(chan struct{}, 4)
+	g.asksKnowledge = newSampler(time.Minute)
+	g.reporting, g.rekeyed = make(chan struct{}, 4), make(chan struct{}, 1)
 	g.rest = newREST(g.limits.http)
 	g.presence = newPresence(g)
 	g.relay = relay.New(relay.Options{Wait: g.limits.linkWait, Log: g.log})
@@ -153,13 +157,13 @@ func (g *Gateway) listen(ctx context.Context) error {
 		return fmt.Errorf("listen: %w", err)
 	}
 	g.listener = l.(*net.TCPListener)
-	g.addr.URL = g.cfg.PublicURL
-	if g.addr.URL == "" {
+	g.url = g.cfg.PublicURL
+	if g.url == "" {
 		u := url.URL{Scheme: "https", Host: "localhost"}
 		if port := g.listener.Addr().(*net.TCPAddr).Port; port != 443 {
 			u.Host = fmt.Sprintf("localhost:%d", port)
 		}
-		g.addr.URL = u.String()
+		g.url = u.String()
 	}
 	if g.cfg.MetricsListen == "" {
 		return nil
@@ -180,14 +184,13 @@ func (g *Gateway) loadKeys(ctx context.Context) error {
 	if _, err := g.tokens.refresh(ctx); err != nil {
 		return err
 	}
-	u, err := url.Parse(g.addr.URL)
+	u, err := url.Parse(g.url)
 	if err != nil {
 		return fmt.Errorf("the public URL: %w", err)
 	}
 	if g.cert, err = loadCertificate(g.cfg, u.Hostname()); err != nil {
 		return err
 	}
-	g.addr.Pin = g.cert.pin()
 	g.controlTLS, g.httpsTLS = doorConfigs(g.cert)
 	return nil
 }
@@ -204,7 +207,7 @@ func (g *Gateway) MetricsAddr() net.Addr {
 }
 
 // Address returns how agents find this gateway; tokens carry it.
-func (g *Gateway) Address() socketxp.GatewayAddress { return g.addr }
+func (g *Gateway) Address() socketxp.GatewayAddress { return g.cert.address(g.url) }
 
 // SetUpLink returns the one-time link by which the first user is made, or "" if
 // there is a user. It ends with the next call, and with the process.
@@ -212,7 +215,14 @@ func (g *Gateway) SetUpLink(ctx context.Context) (string, error) { return g.prep
 
 // Reload reads the certificate files again. A certificate that agents would not
 // take for this gateway's is refused, and the one of before stays.
-func (g *Gateway) Reload() error { return g.cert.reload() }
+func (g *Gateway) Reload() error {
+	before := g.cert.pins()
+	err := g.cert.reload()
+	if !slices.Equal(before, g.cert.pins()) {
+		g.tellKeys()
+	}
+	return err
+}
 
 // Run serves until ctx is done, then shuts down within DrainTimeout and a few
 // seconds: what was accepted is finished, links may end by themselves, and what is
@@ -251,7 +261,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.metrics != nil {
 		g.all.Go(func() { failed <- metrics.Serve(g.metrics) })
 	}
-	g.log.Info("serving", "url", g.addr.URL, "listen", g.Addr().String(), "version", g.version)
+	g.log.Info("serving", "url", g.url, "listen", g.Addr().String(), "version", g.version)
 
 	select {
 	case <-ctx.Done():

@@ -81,7 +81,7 @@ func TestShutdown(t *testing.T) {
 			t.Errorf("the session ended as %+v, after %d bytes", got, s.stream.bytes.Load())
 		}
 		t.Run("another start has the same identity", func(t *testing.T) {
-			if next.g.id != w.g.id || next.g.addr.Pin != w.g.addr.Pin {
+			if next.g.id != w.g.id || next.g.Address().Pin != w.g.Address().Pin {
 				t.Error("it is another gateway")
 			}
 			if _, err := next.g.tokens.Verify(s.text, next.g.now()); err != nil {

@@ -246,7 +246,7 @@ func (w *world) newToken(kind socketxp.TokenKind, scope socketxp.TokenScope, lif
 		t.ExpiresAt = now.Add(life[0])
 	}
 	text := must[string](w.T)(w.g.tokens.Sign(token.Claims{
-		ID: t.ID, Kind: kind, AccountID: t.AccountID, UserID: t.CreatedBy, IssuedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, Gateway: w.g.addr,
+		ID: t.ID, Kind: kind, AccountID: t.AccountID, UserID: t.CreatedBy, IssuedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, Gateway: w.g.Address(),
 	}))
 	claims := must[token.Claims](w.T)(w.g.tokens.Verify(text, w.g.now()))
 	t.KeyID = claims.KeyID
@@ -296,7 +296,7 @@ func (w *world) dialRaw() net.Conn {
 // clientTLS is how an agent comes to the control door.
 func (w *world) clientTLS(key ed25519.PrivateKey) *tls.Config {
 	w.Helper()
-	cfg := must[*tls.Config](w.T)(w.g.addr.TLSConfig(nil))
+	cfg := must[*tls.Config](w.T)(w.g.Address().TLSConfig(nil))
 	cfg.NextProtos = []string{control.ALPN}
 	cfg.Certificates = []tls.Certificate{must[tls.Certificate](w.T)(socketxp.KeyCertificate(key))}
 	return cfg

@@ -18,6 +18,8 @@ func (g *Gateway) startHousekeeping(ctx context.Context) {
 	g.every(ctx, g.limits.countEvery, g.writeSessions)
 	g.every(ctx, g.limits.pruneEvery, g.prune)
 	g.every(ctx, g.limits.keysEvery, g.refreshKeys)
+	g.every(ctx, g.limits.certEvery, g.heedKeyChange)
+	g.all.Go(func() { g.announceKeys(ctx) })
 }
 
 // every calls do again and again, an interval after it last returned.

@@ -78,7 +78,7 @@ func callOf(ctx context.Context) *call {
 
 func (g *Gateway) newRouter() *router {
 	host := ""
-	if u, err := url.Parse(g.addr.URL); err == nil {
+	if u, err := url.Parse(g.url); err == nil {
 		host = u.Hostname()
 	}
 	_, notName := netip.ParseAddr(host)

@@ -75,7 +75,7 @@ func TestSecurityHeaders(t *testing.T) {
 			t.Error("localhost got it")
 		}
 		for url, want := range map[string]bool{"https://gateway.example.com": true, "https://localhost:8443": false, "https://192.0.2.1": false, "https://[2001:db8::1]": false} {
-			g := &Gateway{addr: socketxp.GatewayAddress{URL: url}}
+			g := &Gateway{url: url}
 			if got := g.newRouter().hsts; got != want {
 				t.Errorf("%s: %v", url, got)
 			}

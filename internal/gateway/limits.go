@@ -39,6 +39,7 @@ type limits struct {
 	clockEvery   time.Duration // the high-water mark of the clock is raised
 	pruneEvery   time.Duration
 	keysEvery    time.Duration // changes of the signing keys are looked for
+	certEvery    time.Duration // the data folder is looked at for a change of the key
 	newsEvery    time.Duration // comings and goings of devices are told
 	offlineAfter time.Duration // a device is told to be offline when it has not come back by then
 	presenceRate time.Duration // per device: one event or report is written per so long, on average
@@ -57,7 +58,7 @@ func defaultLimits() limits {
 		visits:   64, links: 256, linkRate: 500, linkBurst: 500,
 		storeWithin: 5 * time.Second,
 		sweepEvery:  30 * time.Second, sweepRetry: 5 * time.Second, strictAfter: time.Minute,
-		countEvery: 10 * time.Second, touchEvery: 30 * time.Second, clockEvery: 30 * time.Second, pruneEvery: time.Hour, keysEvery: 2 * time.Second,
+		countEvery: 10 * time.Second, touchEvery: 30 * time.Second, clockEvery: 30 * time.Second, pruneEvery: time.Hour, keysEvery: 2 * time.Second, certEvery: time.Second,
 		newsEvery:    500 * time.Millisecond,
 		offlineAfter: 5 * time.Second, presenceRate: 30 * time.Second,
 		sampleEvery: 10 * time.Minute,

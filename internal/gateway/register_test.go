@@ -21,7 +21,7 @@ import (
 // client returns a client of the gateway with a credential.
 func (w *world) client(credential string) *api.Client {
 	w.Helper()
-	c := api.NewClient(w.g.addr, must[*tls.Config](w.T)(w.g.addr.TLSConfig(nil)), credential)
+	c := api.NewClient(w.g.Address(), must[*tls.Config](w.T)(w.g.Address().TLSConfig(nil)), credential)
 	w.Cleanup(c.Close)
 	return c
 }

@@ -36,7 +36,7 @@ func (g *Gateway) prepareSetup(ctx context.Context) (link string, err error) {
 	if err := g.store.SetSetting(ctx, setUpSetting, hex.EncodeToString(sum[:])); err != nil {
 		return "", fmt.Errorf("keep the set-up secret: %w", err)
 	}
-	return g.addr.URL + "/setup#" + base64.RawURLEncoding.EncodeToString(secret[:]), nil
+	return g.url + "/setup#" + base64.RawURLEncoding.EncodeToString(secret[:]), nil
 }
 
 type gatewayOut struct{ Body api.Gateway }

@@ -280,7 +280,7 @@ func TestSetUp(t *testing.T) {
 		return fmt.Sprintf(`{"secret":%q,"email":%q,"password":%q,"account":%q}`, secret, email, password, account)
 	}
 	t.Run("X-19 the link", func(t *testing.T) {
-		if page != empty.g.addr.URL+"/setup" || len(secret) != 43 || secret == old {
+		if page != empty.g.url+"/setup" || len(secret) != 43 || secret == old {
 			t.Fatalf("got %s", link)
 		}
 		if kept := must[string](t)(empty.store.Setting(t.Context(), setUpSetting)); strings.Contains(kept, secret) || len(kept) != 64 {

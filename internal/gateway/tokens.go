@@ -141,7 +141,7 @@ func (g *Gateway) checkDevices(ctx context.Context, who caller, ids []string) er
 func (g *Gateway) sign(t socketxp.Token) (string, error) {
 	return g.tokens.Sign(token.Claims{
 		ID: t.ID, Kind: t.Kind, AccountID: t.AccountID, UserID: t.CreatedBy, IssuedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt,
-		Gateway: g.addr, KeyID: t.KeyID,
+		Gateway: g.Address(), KeyID: t.KeyID,
 	})
 }
 

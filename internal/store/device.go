@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"socketxp"
 	"socketxp/internal/store/sqlc"
@@ -83,7 +84,8 @@ func device(r sqlc.Device) (socketxp.Device, error) {
 		Facts: socketxp.Facts{
 			OS: r.OS, Arch: r.Arch, Kernel: r.Kernel, Hostname: r.Hostname, Version: r.Version, LocalAddrs: addrs,
 		},
-		SSHHostKey: r.SSHHostKey,
+		SSHHostKey:     r.SSHHostKey,
+		GatewayKnownBy: r.GatewayKnownBy,
 	}, nil
 }
 
@@ -189,6 +191,7 @@ func (db *DB) DeviceConnected(ctx context.Context, accountID, id string, r socke
 			Version:        r.Facts.Version,
 			LocalAddrs:     addrs,
 			SSHHostKey:     r.SSHHostKey,
+			GatewayKnownBy: r.GatewayKnownBy,
 		})); err != nil {
 			return err
 		}
@@ -225,6 +228,26 @@ func replaceTunnels(ctx context.Context, q *sqlc.Queries, accountID, deviceID st
 		}
 	}
 	return nil
+}
+
+// KeyKnowledge implements socketxp.DeviceStore.
+func (db *DB) KeyKnowledge(ctx context.Context, pin string, seenSince time.Time) ([]socketxp.KeyKnowledge, error) {
+	if err := socketxp.CheckPin(pin); err != nil {
+		return nil, err
+	}
+	rows, err := db.r.KeyKnowledge(ctx, sqlc.KeyKnowledgeParams{
+		Pin: pin, Authorities: socketxp.KnownByAuthorities, SeenSince: micros(seenSince),
+	})
+	if err != nil {
+		return nil, wrap(ctx, "count devices that know a key", err)
+	}
+	out := make([]socketxp.KeyKnowledge, len(rows))
+	for i, r := range rows {
+		out[i] = socketxp.KeyKnowledge{
+			AccountID: r.ID, AccountName: r.Name, Devices: int(r.Devices), Know: int(r.Know), RecentDont: int(r.RecentDont),
+		}
+	}
+	return out, nil
 }
 
 // TouchDevices implements socketxp.DeviceStore.

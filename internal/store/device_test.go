@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func TestDeviceConnected(t *testing.T) {
 		ssh := tunnel(t, "tcp://localhost:22")
 		ssh.SSH = true
 		reports := []socketxp.DeviceReport{
-			{At: t0, RemoteAddr: "198.51.100.1", Facts: socketxp.Facts{OS: "linux", Hostname: "Pi", LocalAddrs: []string{"10.0.0.1"}}, SSHHostKey: "ssh-ed25519 AAAA", Tunnels: []socketxp.Tunnel{tunnel(t, "http://[::1]:8080"), ssh}},
+			{At: t0, RemoteAddr: "198.51.100.1", Facts: socketxp.Facts{OS: "linux", Hostname: "Pi", LocalAddrs: []string{"10.0.0.1"}}, SSHHostKey: "ssh-ed25519 AAAA", GatewayKnownBy: "authorities", Tunnels: []socketxp.Tunnel{tunnel(t, "http://[::1]:8080"), ssh}},
 			{At: t0.Add(time.Minute), Tunnels: []socketxp.Tunnel{tunnel(t, "tcp://localhost:22"), tunnel(t, "tcp://localhost:80")}},
 			{At: t0.Add(2 * time.Minute), Tunnels: []socketxp.Tunnel{tunnel(t, "tcp://localhost:22"), tunnel(t, "tcp://localhost:80")}},
 			{At: t0.Add(3 * time.Minute)},
@@ -70,7 +71,7 @@ func TestDeviceConnected(t *testing.T) {
 		for _, r := range reports {
 			acme.must(s.DeviceConnected(t.Context(), acme.id, d.ID, r))
 			want := d
-			want.LastSeenAt, want.RemoteAddr, want.Facts, want.SSHHostKey, want.Tunnels = r.At, r.RemoteAddr, r.Facts, r.SSHHostKey, r.Tunnels
+			want.LastSeenAt, want.RemoteAddr, want.Facts, want.SSHHostKey, want.Tunnels, want.GatewayKnownBy = r.At, r.RemoteAddr, r.Facts, r.SSHHostKey, r.Tunnels, r.GatewayKnownBy
 			wantEqual(t, acme.device("sensor"), want)
 		}
 		acme.must(s.DeviceConnected(t.Context(), acme.id, d.ID, socketxp.DeviceReport{At: t0}))
@@ -80,6 +81,43 @@ func TestDeviceConnected(t *testing.T) {
 		wantCode(t, s.DeviceConnected(t.Context(), acme.id, acme.ids.next(), reports[0]), socketxp.CodeNotFound)
 		many := socketxp.DeviceReport{Tunnels: make([]socketxp.Tunnel, socketxp.MaxTunnels+1)}
 		wantCode(t, s.DeviceConnected(t.Context(), acme.id, d.ID, many), socketxp.CodeInvalid)
+	})
+}
+
+func TestKeyKnowledge(t *testing.T) {
+	forEachBackend(t, func(t *testing.T, s socketxp.Store) {
+		now, next, other := strings.Repeat("A", 43), "E"+strings.Repeat("A", 42), strings.Repeat("a", 42)+"c"
+		acme, beta := newTenant(t, s, "acme"), newTenant(t, s, "beta")
+		newTenant(t, s, "no devices")
+		seen := func(ten *tenant, name string, at time.Time, knownBy string) socketxp.Device {
+			d := ten.newDevice(name)
+			ten.must(s.DeviceConnected(t.Context(), ten.id, d.ID, socketxp.DeviceReport{At: at, GatewayKnownBy: knownBy}))
+			return d
+		}
+		seen(acme, "both", t0, now+" "+next)
+		seen(acme, "next", t0, next)
+		seen(acme, "now", t0, now)
+		seen(acme, "long-ago", t0.Add(-time.Minute), now)
+		seen(acme, "authorities", t0, "authorities")
+		seen(acme, "silent", t0, "")
+		seen(acme, "case", t0, other+" "+strings.ToLower(next))
+		acme.newDevice("never")
+		seen(beta, "both", t0, now+" "+next)
+		off := seen(beta, "off", t0, now)
+		_, err := s.UpdateDevice(t.Context(), beta.id, off.ID, socketxp.DeviceUpdate{DisabledAt: &t0}, beta.entry("device.disable"))
+		beta.must(err)
+
+		for pin, want := range map[string][]socketxp.KeyKnowledge{
+			next:  {{AccountID: acme.id, AccountName: "acme", Devices: 8, Know: 3, RecentDont: 3}, {AccountID: beta.id, AccountName: "beta", Devices: 2, Know: 1}},
+			now:   {{AccountID: acme.id, AccountName: "acme", Devices: 8, Know: 4, RecentDont: 3}, {AccountID: beta.id, AccountName: "beta", Devices: 2, Know: 2}},
+			other: {{AccountID: acme.id, AccountName: "acme", Devices: 8, Know: 2, RecentDont: 4}, {AccountID: beta.id, AccountName: "beta", Devices: 2, RecentDont: 1}},
+		} {
+			got, err := s.KeyKnowledge(t.Context(), pin, t0)
+			acme.must(err)
+			wantEqual(t, got, want)
+		}
+		_, err = s.KeyKnowledge(t.Context(), "", t0)
+		wantCode(t, err, socketxp.CodeInvalid)
 	})
 }
 

@@ -31,8 +31,22 @@ DELETE FROM devices WHERE account_id = $1 AND id = $2;
 UPDATE devices SET
     last_seen_at = CASE WHEN last_seen_at < CAST(@at AS BIGINT) THEN CAST(@at AS BIGINT) ELSE last_seen_at END,
     remote_addr = @remote_addr, os = @os, arch = @arch, kernel = @kernel, hostname = @hostname,
-    hostname_folded = @hostname_folded, version = @version, local_addrs = @local_addrs, ssh_host_key = @ssh_host_key
+    hostname_folded = @hostname_folded, version = @version, local_addrs = @local_addrs, ssh_host_key = @ssh_host_key,
+    gateway_known_by = @gateway_known_by
 WHERE account_id = @account_id AND id = @id;
+
+-- A pin has 43 characters, and two stand with a space between.
+-- name: KeyKnowledge :many
+SELECT a.id, a.name, COUNT(*) AS devices,
+    CAST(SUM(CASE WHEN d.gateway_known_by = CAST(@authorities AS TEXT)
+        OR substr(d.gateway_known_by, 1, 43) = CAST(@pin AS TEXT) OR substr(d.gateway_known_by, 45) = CAST(@pin AS TEXT) THEN 1 ELSE 0 END) AS BIGINT) AS know,
+    CAST(SUM(CASE WHEN d.gateway_known_by <> CAST(@authorities AS TEXT)
+        AND substr(d.gateway_known_by, 1, 43) <> CAST(@pin AS TEXT) AND substr(d.gateway_known_by, 45) <> CAST(@pin AS TEXT)
+        AND d.disabled_at = 0 AND d.last_seen_at >= CAST(@seen_since AS BIGINT) THEN 1 ELSE 0 END) AS BIGINT) AS recent_dont
+FROM devices d
+JOIN accounts a ON a.id = d.account_id
+GROUP BY a.id, a.name
+ORDER BY a.name, a.id;
 
 -- name: TouchDevice :exec
 UPDATE devices SET last_seen_at = @at

@@ -42,7 +42,7 @@ func (q *Queries) DeleteTunnels(ctx context.Context, accountID string, deviceID 
 }
 
 const device = `-- name: Device :one
-SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key FROM devices WHERE account_id = $1 AND id = $2
+SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by FROM devices WHERE account_id = $1 AND id = $2
 `
 
 func (q *Queries) Device(ctx context.Context, accountID string, iD string) (Device, error) {
@@ -70,12 +70,13 @@ func (q *Queries) Device(ctx context.Context, accountID string, iD string) (Devi
 		&i.Version,
 		&i.LocalAddrs,
 		&i.SSHHostKey,
+		&i.GatewayKnownBy,
 	)
 	return i, err
 }
 
 const deviceByKey = `-- name: DeviceByKey :one
-SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key FROM devices WHERE public_key = $1
+SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by FROM devices WHERE public_key = $1
 `
 
 func (q *Queries) DeviceByKey(ctx context.Context, publicKey []byte) (Device, error) {
@@ -103,12 +104,13 @@ func (q *Queries) DeviceByKey(ctx context.Context, publicKey []byte) (Device, er
 		&i.Version,
 		&i.LocalAddrs,
 		&i.SSHHostKey,
+		&i.GatewayKnownBy,
 	)
 	return i, err
 }
 
 const deviceByName = `-- name: DeviceByName :one
-SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key FROM devices WHERE account_id = $1 AND name = $2
+SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by FROM devices WHERE account_id = $1 AND name = $2
 `
 
 func (q *Queries) DeviceByName(ctx context.Context, accountID string, name string) (Device, error) {
@@ -136,6 +138,7 @@ func (q *Queries) DeviceByName(ctx context.Context, accountID string, name strin
 		&i.Version,
 		&i.LocalAddrs,
 		&i.SSHHostKey,
+		&i.GatewayKnownBy,
 	)
 	return i, err
 }
@@ -288,12 +291,70 @@ func (q *Queries) InsertTunnel(ctx context.Context, arg InsertTunnelParams) erro
 	return err
 }
 
+const keyKnowledge = `-- name: KeyKnowledge :many
+SELECT a.id, a.name, COUNT(*) AS devices,
+    CAST(SUM(CASE WHEN d.gateway_known_by = CAST($1 AS TEXT)
+        OR substr(d.gateway_known_by, 1, 43) = CAST($2 AS TEXT) OR substr(d.gateway_known_by, 45) = CAST($2 AS TEXT) THEN 1 ELSE 0 END) AS BIGINT) AS know,
+    CAST(SUM(CASE WHEN d.gateway_known_by <> CAST($1 AS TEXT)
+        AND substr(d.gateway_known_by, 1, 43) <> CAST($2 AS TEXT) AND substr(d.gateway_known_by, 45) <> CAST($2 AS TEXT)
+        AND d.disabled_at = 0 AND d.last_seen_at >= CAST($3 AS BIGINT) THEN 1 ELSE 0 END) AS BIGINT) AS recent_dont
+FROM devices d
+JOIN accounts a ON a.id = d.account_id
+GROUP BY a.id, a.name
+ORDER BY a.name, a.id
+`
+
+type KeyKnowledgeParams struct {
+	Authorities string
+	Pin         string
+	SeenSince   int64
+}
+
+type KeyKnowledgeRow struct {
+	ID         string
+	Name       string
+	Devices    int64
+	Know       int64
+	RecentDont int64
+}
+
+// A pin has 43 characters, and two stand with a space between.
+func (q *Queries) KeyKnowledge(ctx context.Context, arg KeyKnowledgeParams) ([]KeyKnowledgeRow, error) {
+	rows, err := q.db.QueryContext(ctx, keyKnowledge, arg.Authorities, arg.Pin, arg.SeenSince)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []KeyKnowledgeRow
+	for rows.Next() {
+		var i KeyKnowledgeRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Name,
+			&i.Devices,
+			&i.Know,
+			&i.RecentDont,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const reportDevice = `-- name: ReportDevice :execrows
 UPDATE devices SET
     last_seen_at = CASE WHEN last_seen_at < CAST($1 AS BIGINT) THEN CAST($1 AS BIGINT) ELSE last_seen_at END,
     remote_addr = $2, os = $3, arch = $4, kernel = $5, hostname = $6,
-    hostname_folded = $7, version = $8, local_addrs = $9, ssh_host_key = $10
-WHERE account_id = $11 AND id = $12
+    hostname_folded = $7, version = $8, local_addrs = $9, ssh_host_key = $10,
+    gateway_known_by = $11
+WHERE account_id = $12 AND id = $13
 `
 
 type ReportDeviceParams struct {
@@ -307,6 +368,7 @@ type ReportDeviceParams struct {
 	Version        string
 	LocalAddrs     string
 	SSHHostKey     string
+	GatewayKnownBy string
 	AccountID      string
 	ID             string
 }
@@ -323,6 +385,7 @@ func (q *Queries) ReportDevice(ctx context.Context, arg ReportDeviceParams) (int
 		arg.Version,
 		arg.LocalAddrs,
 		arg.SSHHostKey,
+		arg.GatewayKnownBy,
 		arg.AccountID,
 		arg.ID,
 	)

@@ -65,6 +65,7 @@ type Device struct {
 	Version           string
 	LocalAddrs        string
 	SSHHostKey        string
+	GatewayKnownBy    string
 }
 
 type DeviceGroup struct {
