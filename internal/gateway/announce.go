@@ -92,12 +92,12 @@ func (g *Gateway) heedKeyChange(ctx context.Context) {
 		}
 		return
 	case err != nil:
-		g.complain("the change of the gateway's key can't go on", err)
+		g.complain("it can't be read", err)
 		return
 	}
 	if next := g.cert.next.Load(); !change.Changing && (next == nil || *next != change.Pin) {
 		if _, err := change.nextPair(g.cfg.DataDir); err != nil {
-			g.complain("the gateway's next key can't be announced", err)
+			g.complain("the next key can't be announced", err)
 			return
 		}
 		g.cert.announce(change.Pin)
@@ -108,13 +108,13 @@ func (g *Gateway) heedKeyChange(ctx context.Context) {
 		return
 	}
 	if err := g.changeKey(ctx, change); err != nil {
-		g.complain("the gateway's key was not changed", err)
+		g.complain("the key was not changed", err)
 	}
 }
 
 func (g *Gateway) complain(what string, err error) {
 	if g.complaints.allow(what) {
-		g.log.Error(what, "error", err)
+		g.log.Error("the change of the gateway's key does not go on", "what", what, "error", err)
 	}
 }
 
