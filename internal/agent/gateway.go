@@ -33,6 +33,8 @@ type gateway struct {
 	host string                  // host:port
 	tls  *tls.Config
 
+	paces paces
+
 	mu     sync.Mutex // guards the following
 	known  socketxp.GatewayAddress
 	proved string // the pin of the key that it proved last
@@ -170,7 +172,7 @@ func (g *gateway) open(ctx context.Context, key ed25519.PrivateKey, role control
 		_ = raw.Close()
 		return nil, unreachable(g.addr.URL, errors.New("what answers there does not speak "+control.ALPN))
 	}
-	c := control.NewAgent(conn, role, control.Options{})
+	c := control.NewAgent(conn, role, control.Options{Pace: g.paces.of(raw)})
 	if err := c.Send(ctx, control.Hello{Version: control.Version, Role: role, Agent: version}); err != nil {
 		_ = c.Close()
 		return nil, unreachable(g.addr.URL, err)

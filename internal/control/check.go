@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"socketxp"
@@ -67,6 +68,9 @@ func (m Welcome) check() error {
 		if err := checkPins(m.GatewayPins); err != nil {
 			return err
 		}
+	}
+	if h := m.Heartbeat; h != 0 && (h < int(MinHeartbeat/time.Second) || h > int(MaxHeartbeat/time.Second)) {
+		return errors.New("the heartbeat is not 10 to 900 seconds")
 	}
 	if m.DeviceID == "" { // a visitor's
 		if m.DeviceName != "" || m.DeviceGroup != "" {

@@ -6,7 +6,6 @@ package control
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,27 +24,44 @@ const ALPN = "socketxp-control/1"
 
 // Options are the timings of a Conn. Zero fields take the defaults.
 type Options struct {
-	// PingEvery is how often an agent pings (default 22 s); the gateway only answers.
-	PingEvery time.Duration
-	// PongWithin is how long it waits for the answer (default 7 s): a dead link is
-	// seen within PingEvery+PongWithin, 29 s.
+	// Heartbeat is how long an idle agent may be silent (default 24 s). What the
+	// gateway says in its Welcome counts for both ends.
+	Heartbeat time.Duration
+	// PongWithin is how long an agent waits for the answer to a ping (default 6 s): it
+	// sees a dead link within Heartbeat+PongWithin, 30 s.
 	PongWithin time.Duration
-	// SilenceLimit is how long a gateway waits for any frame (default 30 s).
+	// SilenceLimit is how long a gateway waits for any frame (default Heartbeat and
+	// 6 s).
 	SilenceLimit time.Duration
+	// Pace is what an agent knows of the network; nil is nothing.
+	Pace *Pace
 }
 
 func (o Options) withDefaults() Options {
-	if o.PingEvery == 0 {
-		o.PingEvery = 22 * time.Second
+	if o.Heartbeat == 0 {
+		o.Heartbeat = DefaultHeartbeat
 	}
 	if o.PongWithin == 0 {
-		o.PongWithin = 7 * time.Second
+		o.PongWithin = pongWithin
 	}
 	if o.SilenceLimit == 0 {
-		o.SilenceLimit = 30 * time.Second
+		o.SilenceLimit = o.Heartbeat + pongWithin
+	}
+	if o.Pace == nil {
+		o.Pace = new(Pace)
 	}
 	return o
 }
+
+// The bounds of the heartbeat that a gateway may ask for, and what it is if it
+// asks for none.
+const (
+	DefaultHeartbeat = 24 * time.Second
+	MinHeartbeat     = 10 * time.Second
+	MaxHeartbeat     = 15 * time.Minute
+)
+
+const pongWithin = 6 * time.Second
 
 const (
 	// writeLimit is how long a frame may take to leave; the largest is 64 KiB.
@@ -57,8 +73,8 @@ const (
 	// thrown out.
 	partingLimit = time.Second
 
-	// An agent pings every 22 s. One ping per second on average, and pingBurst at
-	// once, is far more than any network delay can bunch together.
+	// An agent pings every 5 s at the most. One ping per second on average, and
+	// pingBurst at once, is far more than any network delay can bunch together.
 	pingPace  = time.Second
 	pingBurst = 10
 )
@@ -82,13 +98,20 @@ type Conn struct {
 	// for longer than writeLimit.
 	writing chan struct{}
 
-	mu       sync.Mutex // guards the following
-	role     Role       // "" at a gateway before Hello
-	state    state
-	err      error       // why the Conn is closed; nil while it is open
-	timer    *time.Timer // agent: to the next ping, or to the end of the wait for a pong
-	pings    uint64      // agent: how many were sent; each carries its number
-	awaiting bool        // agent: the last ping is unanswered
+	mu    sync.Mutex // guards the following
+	role  Role       // "" at a gateway before Hello
+	state state
+	err   error // why the Conn is closed; nil while it is open
+
+	// Of an agent:
+	timer    *time.Timer   // to the next ping, or to the end of the wait for a pong
+	pace     time.Duration // from a ping to the next
+	pinged   time.Time     // when the last ping was due
+	awaiting bool          // the last ping is unanswered
+	// quiet says that nothing but heartbeats crossed since the last ping was answered,
+	// silent that it was so when the unanswered one was sent: only then it tells how
+	// long the network lets a channel be idle.
+	quiet, silent bool
 }
 
 // NewAgent and NewGateway return the agent's and the gateway's end on conn,
@@ -192,14 +215,32 @@ func (c *Conn) advance(r *rule, m Message) error {
 		if m.Role != c.role {
 			return errors.New("it names another role than the channel's")
 		}
-		c.timer = time.AfterFunc(c.options.PingEvery, c.beat)
+		c.pace = c.options.Pace.next(c.options.Heartbeat)
+		c.timer = time.AfterFunc(c.pace, c.beat)
 	case Welcome:
 		if (m.DeviceID != "") != (c.role == RoleDevice) {
 			return errors.New("it is meant for another role")
 		}
+		c.welcomed(m)
 	}
 	c.state = max(c.state, r.reaches)
+	_, c.quiet = m.(Welcome)
 	return nil
+}
+
+// welcomed begins to count the silence at an agent's end. The caller holds mu.
+func (c *Conn) welcomed(m Welcome) {
+	if c.side != agentSide || c.timer == nil {
+		return
+	}
+	if m.Heartbeat != 0 {
+		c.options.Heartbeat = time.Duration(m.Heartbeat) * time.Second
+	}
+	c.options.Pace.opened()
+	if !c.awaiting {
+		c.pace = c.options.Pace.next(c.options.Heartbeat)
+		c.timer.Reset(c.pace)
+	}
 }
 
 // Receive returns the next message that is allowed in the present state, having
@@ -236,7 +277,7 @@ func (c *Conn) receiveFrame() (Message, error) {
 		return nil, violation("there is no message of type %#02x", code)
 	case r.from == c.side || !c.admits(r):
 		return nil, violation("%s is not allowed now", r.name)
-	case size > r.max || r.sample == nil && size != pingSize:
+	case size > r.max:
 		return nil, violation("%s has %d bytes", r.name, size)
 	}
 	data, err := readPayload(c.conn, size)
@@ -248,9 +289,9 @@ func (c *Conn) receiveFrame() (Message, error) {
 	}
 	switch r.code {
 	case codePing:
-		return nil, c.answer(data)
+		return nil, c.answer()
 	case codePong:
-		return nil, c.answered(data)
+		return nil, c.answered()
 	}
 	m, err := r.decode(data)
 	if err != nil {
@@ -273,7 +314,7 @@ func (c *Conn) frameDeadline() time.Time {
 }
 
 // answer sends the pong to a ping, unless pings come too often.
-func (c *Conn) answer(ping []byte) error {
+func (c *Conn) answer() error {
 	now := time.Now()
 	if c.pingDue.Before(now) {
 		c.pingDue = now
@@ -284,19 +325,25 @@ func (c *Conn) answer(ping []byte) error {
 	}
 	c.writing <- struct{}{}
 	defer c.doneWriting()
-	return c.write(codePong, ping, writeLimit)
+	return c.write(codePong, nil, writeLimit)
 }
 
 // answered takes the pong to the last ping.
-func (c *Conn) answered(pong []byte) error {
+func (c *Conn) answered() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.awaiting || binary.BigEndian.Uint64(pong) != c.pings {
+	if !c.awaiting {
 		return violation("Pong answers no Ping")
 	}
 	c.awaiting = false
+	if c.silent {
+		c.options.Pace.survived(c.pace)
+	}
+	c.quiet = true
 	if c.err == nil {
-		c.timer.Reset(c.options.PingEvery)
+		// From ping to ping: a slow answer must not make the next ping late.
+		c.pace = c.options.Pace.next(c.options.Heartbeat)
+		c.timer.Reset(c.pace - time.Since(c.pinged))
 	}
 	return nil
 }
@@ -311,6 +358,7 @@ func (c *Conn) beat() {
 	}
 	if c.awaiting {
 		c.mu.Unlock()
+		c.lostInSilence()
 		_ = c.fail(&socketxp.Error{
 			Code:    socketxp.CodeUnavailable,
 			Message: "the gateway has stopped answering",
@@ -318,9 +366,7 @@ func (c *Conn) beat() {
 		})
 		return
 	}
-	c.awaiting = true
-	c.pings++
-	ping := binary.BigEndian.AppendUint64(nil, c.pings)
+	c.awaiting, c.silent, c.pinged = true, c.quiet, time.Now()
 	// From here on, also while the ping is being written: a peer that does not
 	// read is as dead as one that does not answer.
 	c.timer.Reset(c.options.PongWithin)
@@ -331,8 +377,19 @@ func (c *Conn) beat() {
 	if !c.admits(ruleByCode[codePing]) {
 		return // over: whoever reads the last message closes the channel
 	}
-	if err := c.write(codePing, ping, writeLimit); err != nil {
+	if err := c.write(codePing, nil, writeLimit); err != nil {
+		c.lostInSilence()
 		_ = c.fail(fmt.Errorf("send Ping: %w", err))
+	}
+}
+
+// lostInSilence tells the pace that the ping after a silence was not answered, if
+// it is so and the Conn is still open.
+func (c *Conn) lostInSilence() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil && c.awaiting && c.silent {
+		c.options.Pace.lost(c.pace)
 	}
 }
 
@@ -340,7 +397,11 @@ func (c *Conn) beat() {
 // the agent broke the protocol.
 func (c *Conn) part(err error) error {
 	var v *socketxp.Error
+	var broken *net.OpError
 	switch {
+	case c.side == agentSide && errors.As(err, &broken):
+		// Some NATs answer with a reset for what they have forgotten.
+		c.lostInSilence()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = &socketxp.Error{Code: socketxp.CodeUnavailable, Message: "the agent has fallen silent", Err: err}
 	case c.side == gatewaySide && errors.As(err, &v) && v.Code == socketxp.CodeProtocol:

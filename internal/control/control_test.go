@@ -51,7 +51,7 @@ var samples = []Message{
 
 		GatewayKnownBy: aPin + " " + anotherPin,
 	},
-	Welcome{Version: 1, Gateway: "1.0", DeviceID: anID, DeviceName: "sensor12345", DeviceGroup: "temp-sensor", GatewayPins: []string{aPin, anotherPin}},
+	Welcome{Version: 1, Gateway: "1.0", DeviceID: anID, DeviceName: "sensor12345", DeviceGroup: "temp-sensor", GatewayPins: []string{aPin, anotherPin}, Heartbeat: 60},
 	Refused{Code: socketxp.CodeDeviceDisabled, Message: "the device is disabled", Hint: "ask an owner", RetryAfter: 60},
 	GoAway{Message: "the gateway restarts", RetryAfter: 5},
 	Offer{SessionID: anID, Ticket: ticket, VisitorKey: pubKey, Destination: "tcp://localhost:22"},
@@ -195,7 +195,12 @@ func opened(t *testing.T, role Role, a, g net.Conn, o Options) (agent, gateway *
 	if role == RoleDevice {
 		say(t, agent, gateway, Report{Tunnels: []ReportTunnel{}})
 	}
-	say(t, gateway, agent, sampleFor(ruleByType[reflect.TypeFor[Welcome]()], role))
+	welcome := sampleFor(ruleByType[reflect.TypeFor[Welcome]()], role).(Welcome)
+	welcome.Heartbeat = int(o.Heartbeat / time.Second)
+	if o.Heartbeat > MaxHeartbeat {
+		welcome.Heartbeat = 0
+	}
+	say(t, gateway, agent, welcome)
 	return agent, gateway
 }
 

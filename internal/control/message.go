@@ -51,6 +51,9 @@ type Welcome struct {
 	DeviceID    string `json:"device_id,omitempty"`
 	DeviceName  string `json:"device_name,omitempty"`
 	DeviceGroup string `json:"device_group,omitempty"`
+	// Heartbeat is how many seconds an idle agent may be silent; 0 for
+	// DefaultHeartbeat.
+	Heartbeat int `json:"heartbeat,omitempty"`
 	// GatewayPins are as in GatewayKeys.
 	GatewayPins []string `json:"gateway_pins,omitempty"`
 }

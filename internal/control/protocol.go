@@ -53,7 +53,7 @@ const (
 type rule struct {
 	code   byte
 	name   string
-	sample Message // its type; nil for heartbeats, which carry 8 raw bytes
+	sample Message // its type; nil for heartbeats, which carry nothing
 	from   side
 	// In which states it may be sent on a device's channel, and on a visitor's.
 	device, visitor state
@@ -72,8 +72,8 @@ const (
 // rules is the protocol: what isn't in it is refused, by sender and receiver. A
 // code is never used again for something else.
 var rules = []rule{
-	{codePing, "Ping", nil, agentSide, started, visitStarted, 0, pingSize, nil},
-	{codePong, "Pong", nil, gatewaySide, started, visitStarted, 0, pingSize, nil},
+	{codePing, "Ping", nil, agentSide, started, visitStarted, 0, 0, nil},
+	{codePong, "Pong", nil, gatewaySide, started, visitStarted, 0, 0, nil},
 
 	{0x10, "Hello", Hello{}, agentSide, fresh, fresh, greeted, 4 << 10, lax[Hello]},
 	{0x11, "Report", Report{}, agentSide, greeted | open | leaving, 0, reported, maxPayload, lax[Report]},
@@ -144,7 +144,6 @@ func decode[M Message](data []byte, unmarshal func([]byte, any) error) (Message,
 const (
 	headerSize = 4
 	maxPayload = 64 << 10
-	pingSize   = 8
 )
 
 func appendFrame(b []byte, code byte, payload []byte) []byte {

@@ -149,7 +149,7 @@ func connAt(s side, role Role, at state, in io.Reader) (*Conn, *script) {
 	if s == agentSide {
 		c = NewAgent(w, role, Options{})
 		c.timer = time.AfterFunc(time.Hour, func() {})
-		c.pings, c.awaiting = 1, true
+		c.awaiting = true
 	} else {
 		c = NewGateway(w, Options{})
 		if at != fresh {
@@ -164,7 +164,7 @@ func connAt(s side, role Role, at state, in io.Reader) (*Conn, *script) {
 func frameOf(t *testing.T, r *rule, role Role) []byte {
 	t.Helper()
 	if r.sample == nil {
-		return appendFrame(nil, r.code, binary.BigEndian.AppendUint64(nil, 1))
+		return appendFrame(nil, r.code, nil)
 	}
 	data, err := json.Marshal(sampleFor(r, role))
 	if err != nil {
@@ -330,6 +330,7 @@ var refuseFields = map[string][]string{
 	"Welcome": {
 		`"version":0`, `"version":3`, `"gateway":"\n"`, `"device_id":"x"`, `"device_id":""`, `"device_name":"X"`, `"device_name":""`,
 		`"device_group":""`, `"device_group":"../x"`, `"gateway_pins":[]`, `"gateway_pins":["x"]`, `"gateway_pins":"` + aPin + `"`,
+		`"heartbeat":-1`, `"heartbeat":9`, `"heartbeat":901`, `"heartbeat":24.5`, `"heartbeat":9223372037`,
 	},
 	"Refused": append([]string{`"retry_after":-1`, `"retry_after":86401`}, badReasons...),
 	"GoAway":  {`"message":"\u001b"`, `"message":"` + strings.Repeat("x", 501) + `"`, `"retry_after":-1`, `"retry_after":86401`},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"socketxp"
+	"socketxp/internal/control"
 )
 
 // Config is what an operator sets. The YAML names are the keys of the
@@ -27,6 +28,7 @@ type Config struct {
 	LogFormat     string        `yaml:"log_format"`     // auto, text or json
 	RevealTokens  bool          `yaml:"reveal_tokens"`  // whether a token's text can be shown again
 	DrainTimeout  time.Duration `yaml:"drain_timeout"`  // how long open links may go on at shutdown
+	Heartbeat     time.Duration `yaml:"heartbeat"`      // how long an idle agent may be silent
 }
 
 // DefaultConfig returns the configuration of a gateway that was given none.
@@ -39,6 +41,7 @@ func DefaultConfig() Config {
 		LogFormat:     "auto",
 		RevealTokens:  true,
 		DrainTimeout:  10 * time.Second,
+		Heartbeat:     control.DefaultHeartbeat,
 	}
 }
 
@@ -77,6 +80,9 @@ func (c *Config) Validate() error {
 	}
 	if c.DrainTimeout < 0 || c.DrainTimeout > time.Hour {
 		return errors.New("drain_timeout is not 0 to 1h")
+	}
+	if c.Heartbeat < control.MinHeartbeat || c.Heartbeat > control.MaxHeartbeat || c.Heartbeat%time.Second != 0 {
+		return errors.New("heartbeat is not 10s to 15m in whole seconds")
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ func (g *Gateway) serveControl(ctx context.Context, conn *tls.Conn, proven func(
 	}
 	c := &channel{
 		g: g, since: time.Now(), key: bytes.Clone(key), remote: addrOf(conn.RemoteAddr()), proven: proven,
-		conn: control.NewGateway(conn, control.Options{SilenceLimit: g.limits.silence}),
+		conn: control.NewGateway(conn, control.Options{Heartbeat: g.cfg.Heartbeat, SilenceLimit: g.limits.silence}),
 	}
 	c.ctx, c.end = context.WithCancel(ctx)
 	g.live.join(c)
@@ -275,6 +275,7 @@ func (c *channel) beginDevice(version int) (serve func(), err error) {
 	if c.welcome(control.Welcome{
 		Version: version, Gateway: g.version,
 		DeviceID: device.ID, DeviceName: device.Name, DeviceGroup: device.Group,
+		Heartbeat: g.heartbeat(),
 	}) != nil {
 		d.letGo()
 		g.live.remove(d)
@@ -283,6 +284,15 @@ func (c *channel) beginDevice(version int) (serve func(), err error) {
 	close(d.welcomed)
 	g.presence.up(device)
 	return d.serve, nil
+}
+
+// heartbeat is what a Welcome says of how long the agent may be silent; 0 stands for
+// the protocol's default.
+func (g *Gateway) heartbeat() int {
+	if g.cfg.Heartbeat == control.DefaultHeartbeat {
+		return 0
+	}
+	return int(g.cfg.Heartbeat / time.Second)
 }
 
 // admitDevice returns the device whose key was proved, or why it is not let in.
@@ -368,8 +378,9 @@ func (d *deviceChannel) check(m control.Report) (socketxp.DeviceReport, error) {
 }
 
 // firstReportWithin is how long the first report of a device may wait for its turn
-// at the database: its first ping is due 22 s after its Hello.
-const firstReportWithin = 15 * time.Second
+// at the database: its first ping is due as soon as 5 s after its Hello, and waits
+// 6 s for the answer.
+const firstReportWithin = 10 * time.Second
 
 // record stores what a device reports. Few may do so at a time, and the others wait
 // here: when thousands report at once, a queue at the database would have most of

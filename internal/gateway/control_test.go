@@ -335,7 +335,7 @@ func TestDeviceReportsTooOften(t *testing.T) {
 func TestN10SilentDevice(t *testing.T) {
 	w := start(t, func(l *limits) { l.silence = 300 * time.Millisecond })
 	d, key := w.register("cam", "default")
-	w.connect(d, key, echo) // pings every 22 s
+	w.connect(d, key, echo) // its first ping is due after 10 s
 	eventually(t, patience, "the gateway lets go of it", func() bool { return !must[bool](t)(w.cluster.Online(t.Context(), d.ID)) })
 }
 

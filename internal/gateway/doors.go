@@ -132,6 +132,7 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *net.TCPConn, first []byte,
 		// The channel's own heartbeats tell more than keepalives would, and an idle
 		// device pays for each by its mobile plan.
 		_ = conn.SetKeepAlive(false)
+		_ = limitUnacknowledged(conn)
 		g.serveControl(ctx, tlsConn, release)
 		return doorControl, nil
 	}

@@ -31,7 +31,7 @@ type visitor struct {
 func (c *channel) beginVisitor(version int) (serve func(), err error) {
 	g := c.g
 	v := &visitor{channel: c, rate: rate.NewLimiter(g.limits.linkRate, g.limits.linkBurst), visits: make(map[uint32]*visit)}
-	if c.welcome(control.Welcome{Version: version, Gateway: g.version}) != nil {
+	if c.welcome(control.Welcome{Version: version, Gateway: g.version, Heartbeat: g.heartbeat()}) != nil {
 		return nil, errOver
 	}
 	v.idle = time.AfterFunc(g.limits.showWithin, func() {
