@@ -21,13 +21,14 @@ var mayImport = map[string][]string{
 	"internal/control":      {"."},
 	"internal/link":         {"."},
 	"internal/relay":        {".", "internal/link"},
+	"internal/websocket":    {},
 	"internal/api":          {"."},
 	"internal/store":        {".", "internal/store/sqlc"},
 	"internal/store/sqlc":   {}, // generated from the SQL
 	"internal/store/pgtest": {}, // starts a throwaway PostgreSQL, for tests
 	"internal/cluster":      {"."},
-	"internal/agent":        {".", "internal/control", "internal/link", "internal/api"},
-	"internal/gateway":      {".", "internal/token", "internal/control", "internal/link", "internal/relay", "internal/api", "portal"},
+	"internal/agent":        {".", "internal/control", "internal/link", "internal/websocket", "internal/api"},
+	"internal/gateway":      {".", "internal/token", "internal/control", "internal/link", "internal/relay", "internal/websocket", "internal/api", "portal"},
 	"portal":                {},
 	"cmd/socketxp":          {".", "internal/control", "internal/link", "internal/api", "internal/agent"},
 	"cmd/socketxp-gateway":  {".", "internal/gateway", "internal/store", "internal/cluster"},

@@ -43,6 +43,7 @@ func newSettings(cmd *cobra.Command) *settings {
 	f.StringVar(&c.TLSCert, "tls-cert", c.TLSCert, "PEM file of the certificate chain (default a self-signed one in the data folder)")
 	f.StringVar(&c.TLSKey, "tls-key", c.TLSKey, "PEM file of its key")
 	f.StringVar(&c.TLSNextCert, "tls-next-cert", c.TLSNextCert, "PEM file of the next certificate, if it has another key: announced to devices before it becomes --tls-cert")
+	f.StringVar(&c.TrustedProxies, "trusted-proxies", c.TrustedProxies, "networks of load balancers in front, such as 192.0.2.7,10.0.0.0/8: what they say of a client's address counts (PROXY protocol, X-Forwarded-For)")
 	f.StringVar(&c.MetricsListen, "metrics-listen", c.MetricsListen, "loopback host:port of /metrics; empty for none")
 	f.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 	f.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text, json, or auto: text on a terminal")

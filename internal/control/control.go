@@ -35,6 +35,10 @@ type Options struct {
 	SilenceLimit time.Duration
 	// Pace is what an agent knows of the network; nil is nothing.
 	Pace *Pace
+	// MaxPace bounds the pace of an agent, whatever the gateway says (default none): a
+	// proxy that closes silent connections does so with a word, from which a Pace
+	// learns nothing.
+	MaxPace time.Duration
 }
 
 func (o Options) withDefaults() Options {
@@ -138,12 +142,15 @@ func newConn(conn net.Conn, s side, o Options) *Conn {
 	return &Conn{conn: conn, side: s, options: o.withDefaults(), writing: make(chan struct{}, 1), state: fresh}
 }
 
-// underlying returns the connection below TLS, or conn itself.
+// underlying returns the connection below TLS, and below whatever carries that.
 func underlying(conn net.Conn) net.Conn {
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		return t.NetConn()
+	for {
+		outer, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return conn
+		}
+		conn = outer.NetConn()
 	}
-	return conn
 }
 
 // Send writes one message. It blocks while the peer does not read, for at most
@@ -215,7 +222,7 @@ func (c *Conn) advance(r *rule, m Message) error {
 		if m.Role != c.role {
 			return errors.New("it names another role than the channel's")
 		}
-		c.pace = c.options.Pace.next(c.options.Heartbeat)
+		c.pace = c.nextPace()
 		c.timer = time.AfterFunc(c.pace, c.beat)
 	case Welcome:
 		if (m.DeviceID != "") != (c.role == RoleDevice) {
@@ -238,7 +245,7 @@ func (c *Conn) welcomed(m Welcome) {
 	}
 	c.options.Pace.opened()
 	if !c.awaiting {
-		c.pace = c.options.Pace.next(c.options.Heartbeat)
+		c.pace = c.nextPace()
 		c.timer.Reset(c.pace)
 	}
 }
@@ -342,7 +349,7 @@ func (c *Conn) answered() error {
 	c.quiet = true
 	if c.err == nil {
 		// From ping to ping: a slow answer must not make the next ping late.
-		c.pace = c.options.Pace.next(c.options.Heartbeat)
+		c.pace = c.nextPace()
 		c.timer.Reset(c.pace - time.Since(c.pinged))
 	}
 	return nil
@@ -381,6 +388,16 @@ func (c *Conn) beat() {
 		c.lostInSilence()
 		_ = c.fail(fmt.Errorf("send Ping: %w", err))
 	}
+}
+
+// nextPace returns the silence after which an agent pings next. The caller holds
+// mu.
+func (c *Conn) nextPace() time.Duration {
+	limit := c.options.Heartbeat
+	if c.options.MaxPace > 0 {
+		limit = min(limit, c.options.MaxPace)
+	}
+	return c.options.Pace.next(limit)
 }
 
 // lostInSilence tells the pace that the ping after a silence was not answered, if

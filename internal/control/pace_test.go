@@ -287,3 +287,24 @@ func TestPaceIsLearnedFromSilence(t *testing.T) {
 		_ = <-heardByGateway
 	})
 }
+
+// A proxy that closes what is silent for a minute is never silent for so long.
+func TestMaxPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ac, gc := pipe(t)
+		pace := new(Pace)
+		agent, gateway := opened(t, RoleDevice, ac, gc, Options{Heartbeat: MaxHeartbeat, Pace: pace, MaxPace: 25 * time.Second})
+		heardByAgent, heardByGateway := hearing(t, agent), hearing(t, gateway)
+		<-time.After(12 * time.Hour)
+		synctest.Wait()
+		pace.mu.Lock()
+		good := pace.good
+		pace.mu.Unlock()
+		if good != 25*time.Second {
+			t.Errorf("the channel was silent for %v", good)
+		}
+		_, _ = agent.Close(), gateway.Close()
+		_ = <-heardByAgent
+		_ = <-heardByGateway
+	})
+}

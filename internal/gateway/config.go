@@ -29,6 +29,10 @@ type Config struct {
 	RevealTokens  bool          `yaml:"reveal_tokens"`  // whether a token's text can be shown again
 	DrainTimeout  time.Duration `yaml:"drain_timeout"`  // how long open links may go on at shutdown
 	Heartbeat     time.Duration `yaml:"heartbeat"`      // how long an idle agent may be silent
+
+	// TrustedProxies are the load balancers in front: networks, separated by commas,
+	// from which the PROXY protocol and X-Forwarded-For are heeded.
+	TrustedProxies string `yaml:"trusted_proxies"`
 }
 
 // DefaultConfig returns the configuration of a gateway that was given none.
@@ -62,6 +66,9 @@ func (c *Config) Validate() error {
 	}
 	if c.TLSNextCert != "" && c.TLSCert == "" {
 		return errors.New("tls_next_cert goes with tls_cert: a key that the gateway made itself is changed by admin rotate-tls-key")
+	}
+	if _, err := parseProxies(c.TrustedProxies); err != nil {
+		return fmt.Errorf("trusted_proxies: %w", err)
 	}
 	if c.MetricsListen != "" {
 		host, _, err := net.SplitHostPort(c.MetricsListen)

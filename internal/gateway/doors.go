@@ -26,6 +26,8 @@ const (
 	doorControl = "control"
 	doorLink    = "link"
 	doorHTTPS   = "https"
+	// doorWebSocket carries the three others.
+	doorWebSocket = "websocket"
 )
 
 // recordHandshake is the first byte of a TLS record that carries a handshake
@@ -51,21 +53,59 @@ func (g *Gateway) acceptAll(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		release, ok := g.preAuth.take(addrOf(conn.RemoteAddr()))
+		release, ok := g.place(g.preAuth, addrOf(conn.RemoteAddr()))
 		if !ok {
 			g.stats.refused(doorNone, socketxp.CodeRateLimited)
 			_ = conn.SetLinger(0)
 			_ = conn.Close()
 			continue
 		}
-		g.all.Go(func() { g.enter(ctx, conn, release) })
+		g.all.Go(func() { g.enter(ctx, &inbound{rawConn: conn, remote: conn.RemoteAddr()}, release) })
+	}
+}
+
+// rawConn is a connection as it comes to the doors: from the port, or out of a
+// WebSocket.
+type rawConn interface {
+	net.Conn
+	CloseWrite() error
+	SetLinger(sec int) error
+	SetKeepAlive(on bool) error
+}
+
+// inbound is a connection that has come to the doors.
+type inbound struct {
+	rawConn
+	// remote is the client's address: what a proxy of ours says of it, or the peer's.
+	remote net.Addr
+	// tunnel says that it has come through a WebSocket.
+	tunnel bool
+}
+
+// RemoteAddr implements net.Conn.
+func (c *inbound) RemoteAddr() net.Addr { return c.remote }
+
+// NetConn returns the connection as it came, as tls.Conn does.
+func (c *inbound) NetConn() net.Conn { return c.rawConn }
+
+// socket returns the TCP connection below all others, or nil.
+func (c *inbound) socket() *net.TCPConn {
+	for conn := net.Conn(c); ; {
+		switch outer := conn.(type) {
+		case *net.TCPConn:
+			return outer
+		case interface{ NetConn() net.Conn }:
+			conn = outer.NetConn()
+		default:
+			return nil
+		}
 	}
 }
 
 // enter looks at what a connection begins with and sends it through its door.
 // Release gives its place free; every door calls it as soon as the peer has
 // proved something.
-func (g *Gateway) enter(ctx context.Context, conn *net.TCPConn, release func()) {
+func (g *Gateway) enter(ctx context.Context, conn *inbound, release func()) {
 	start := time.Now()
 	_ = conn.SetDeadline(start.Add(g.limits.showWithin))
 	// A connection that is still in a door when the gateway ends is cut.
@@ -75,6 +115,9 @@ func (g *Gateway) enter(ctx context.Context, conn *net.TCPConn, release func()) 
 	var first [1]byte
 	door, err := doorNone, error(nil)
 	if _, err = io.ReadFull(conn, first[:]); err == nil {
+		release, err = g.heedProxy(conn, &first, release)
+	}
+	if err == nil {
 		switch first[0] {
 		case recordHandshake:
 			door, err = g.enterTLS(ctx, conn, first[:], start, release)
@@ -92,8 +135,36 @@ func (g *Gateway) enter(ctx context.Context, conn *net.TCPConn, release func()) 
 	}
 	release()
 	_ = conn.Close()
+	if err == io.EOF { //nolint:errorlint // bare, it means that nothing was said
+		return // load balancers look so whether somebody listens
+	}
 	g.stats.refused(door, doorCode(err))
 	g.log.Debug("a connection was refused", "door", door, "remote", conn.RemoteAddr().String(), "error", err)
+}
+
+// heedProxy reads the PROXY protocol's header, if one of our proxies has sent one,
+// and the byte that follows it. From then on the connection is the client's, and
+// so is the place that it has; the release it returns gives that back. What
+// anybody else sends is no header but garbage.
+func (g *Gateway) heedProxy(conn *inbound, first *[1]byte, release func()) (func(), error) {
+	if first[0] != proxyV1Start && first[0] != proxyV2Start || conn.tunnel || !g.proxies.trust(addrOf(conn.remote)) {
+		return release, nil
+	}
+	client, ok, err := readProxyHeader(first[0], conn)
+	if err != nil {
+		return release, err
+	}
+	if ok {
+		own, free := g.preAuth.take(client.Addr())
+		if !free {
+			return release, socketxp.Errorf(socketxp.CodeRateLimited, "too many connections")
+		}
+		release()
+		release = own
+		conn.remote = net.TCPAddrFromAddrPort(client)
+	}
+	_, err = io.ReadFull(conn, first[:])
+	return release, err
 }
 
 var errNotOurs = errors.New("it is neither TLS nor a link")
@@ -116,12 +187,12 @@ const codeTooSlow socketxp.Code = "too_slow"
 
 // enterTLS peeks at the ClientHello and does the handshake for the control or the
 // HTTPS door.
-func (g *Gateway) enterTLS(ctx context.Context, conn *net.TCPConn, first []byte, start time.Time, release func()) (door string, err error) {
+func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, start time.Time, release func()) (door string, err error) {
 	protocols, peeked, err := peekClientHello(io.MultiReader(bytes.NewReader(first), conn))
 	if err != nil {
 		return doorNone, err
 	}
-	raw := &peekedConn{TCPConn: conn, head: peeked}
+	raw := &peekedConn{inbound: conn, head: peeked}
 	if slices.Contains(protocols, control.ALPN) {
 		tlsConn := tls.Server(raw, g.controlTLS)
 		if err := tlsConn.HandshakeContext(context.Background()); err != nil {
@@ -132,12 +203,14 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *net.TCPConn, first []byte,
 		// The channel's own heartbeats tell more than keepalives would, and an idle
 		// device pays for each by its mobile plan.
 		_ = conn.SetKeepAlive(false)
-		_ = limitUnacknowledged(conn)
+		if tcp := conn.socket(); tcp != nil {
+			_ = limitUnacknowledged(tcp)
+		}
 		g.serveControl(ctx, tlsConn, release)
 		return doorControl, nil
 	}
 
-	place, ok := g.httpsConns.take(addrOf(conn.RemoteAddr()))
+	place, ok := g.place(g.httpsConns, addrOf(conn.RemoteAddr()))
 	if !ok {
 		return doorHTTPS, socketxp.Errorf(socketxp.CodeRateLimited, "too many connections")
 	}
@@ -158,11 +231,20 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *net.TCPConn, first []byte,
 
 // enterLink reads the preface, and not a byte more: from then on the relay moves
 // the bytes from socket to socket in the kernel. It returns when the link is over.
-func (g *Gateway) enterLink(conn *net.TCPConn, first byte, start time.Time, release func()) error {
+func (g *Gateway) enterLink(conn *inbound, first byte, start time.Time, release func()) error {
 	var preface [link.PrefaceSize]byte
 	preface[0] = first
 	if _, err := io.ReadFull(conn, preface[1:]); err != nil {
 		return err
+	}
+	if link.IsProbe(preface[:]) {
+		// An agent finds out whether its network lets it come here.
+		g.stats.entered(doorLink, start)
+		if _, err := conn.Write(preface[:]); err != nil {
+			return err
+		}
+		release()
+		return conn.Close()
 	}
 	ticket, err := link.ParsePreface(preface[:])
 	if err != nil {
@@ -174,7 +256,7 @@ func (g *Gateway) enterLink(conn *net.TCPConn, first byte, start time.Time, rele
 	// In a goroutine of its own: the relay owns the connection from here on, and
 	// ends it at shutdown in its own time.
 	g.all.Go(func() {
-		if err := g.relay.Join(conn, ticket); err != nil {
+		if err := g.relay.Join(conn.rawConn, ticket); err != nil {
 			g.stats.refused(doorLink, socketxp.CodeOf(err))
 		}
 	})
@@ -221,14 +303,14 @@ func (peeker) SetWriteDeadline(time.Time) error { return nil }
 
 // peekedConn is a connection whose first bytes were read already.
 type peekedConn struct {
-	*net.TCPConn
+	*inbound
 	head   []byte // guarded by tls.Conn's reading one at a time
 	closed func() // called by Close; nil for nothing
 }
 
 func (c *peekedConn) Read(b []byte) (int, error) {
 	if len(c.head) == 0 {
-		return c.TCPConn.Read(b)
+		return c.inbound.Read(b)
 	}
 	n := copy(b, c.head)
 	if c.head = c.head[n:]; len(c.head) == 0 {
@@ -241,7 +323,7 @@ func (c *peekedConn) Close() error {
 	if c.closed != nil {
 		c.closed()
 	}
-	return c.TCPConn.Close()
+	return c.inbound.Close()
 }
 
 // doorConfigs returns the TLS configurations of the control and the HTTPS door.
@@ -320,6 +402,7 @@ func (g *Gateway) newHTTPServer(handler http.Handler) *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 100},
+		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
 }
@@ -329,7 +412,7 @@ func (g *Gateway) newHTTPServer(handler http.Handler) *http.Server {
 func isHTTPMethod(c byte) bool { return bytes.IndexByte([]byte("GHPODC"), c) >= 0 }
 
 // answerPlainHTTP tells a browser that was given http:// where to go.
-func answerPlainHTTP(conn *net.TCPConn, to string) {
+func answerPlainHTTP(conn rawConn, to string) {
 	text := "This port speaks TLS. Use " + to + "\n"
 	_, err := fmt.Fprintf(conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
 	if err != nil || conn.CloseWrite() != nil {

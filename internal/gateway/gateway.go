@@ -59,6 +59,10 @@ type Gateway struct {
 	preAuth    *places
 	httpsConns *places
 	handedOn   *handedOn
+	// tunnels are the connections that have come through WebSockets, each as what
+	// serves it.
+	tunnels    chan func(context.Context)
+	proxies    proxies
 	controlTLS *tls.Config
 	httpsTLS   *tls.Config
 
@@ -94,10 +98,13 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	g := &Gateway{
 		cfg: cfg, store: deps.Store, cluster: deps.Cluster, log: deps.Log, version: deps.Version,
 		limits: defaultLimits(), stopping: make(chan struct{}),
-		live: newLive(), offers: newOffers(), handedOn: newHandedOn(),
+		live: newLive(), offers: newOffers(), handedOn: newHandedOn(), tunnels: make(chan func(context.Context)),
 	}
 	if deps.limits != nil {
 		g.limits = *deps.limits
+	}
+	if g.proxies, err = parseProxies(cfg.TrustedProxies); err != nil {
+		return nil, err
 	}
 	g.stats = newStats(g)
 	g.preAuth = newPlaces(g.limits.preAuth, g.limits.preAuthPerIP)
@@ -257,6 +264,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	failed := make(chan error, 3)
 	g.all.Go(func() { failed <- https.Serve(g.handedOn) })
 	g.all.Go(func() { failed <- g.acceptAll(work) })
+	g.all.Go(func() { g.acceptTunnels(work) })
 	metrics := g.newMetricsServer()
 	if g.metrics != nil {
 		g.all.Go(func() { failed <- metrics.Serve(g.metrics) })

@@ -144,6 +144,8 @@ type world struct {
 	account socketxp.Account
 	owner   socketxp.User
 	stop    func() error // of the gateway; may be called more than once
+	// reach opens a raw connection to the gateway; nil is TCP to its port.
+	reach func() (net.Conn, error)
 }
 
 // start runs a gateway. Change may shorten its limits.
@@ -285,10 +287,18 @@ func (w *world) register(name, group string) (socketxp.Device, ed25519.PrivateKe
 	return d, key
 }
 
-// dialRaw opens a TCP connection to the gateway.
+// open opens a connection to the gateway's doors.
+func (w *world) open() (net.Conn, error) {
+	if w.reach != nil {
+		return w.reach()
+	}
+	return net.Dial("tcp", w.g.Addr().String())
+}
+
+// dialRaw is open for a test that can't go on without.
 func (w *world) dialRaw() net.Conn {
 	w.Helper()
-	c := must[net.Conn](w.T)(net.Dial("tcp", w.g.Addr().String()))
+	c := must[net.Conn](w.T)(w.open())
 	w.Cleanup(func() { _ = c.Close() })
 	return c
 }
@@ -426,7 +436,7 @@ func (d *testDevice) run() {
 }
 
 func (d *testDevice) link(o control.Offer) {
-	raw, err := net.Dial("tcp", d.w.g.Addr().String())
+	raw, err := d.w.open()
 	if err != nil {
 		return
 	}

@@ -1,12 +1,14 @@
 package gateway
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -282,7 +284,7 @@ func readBody(rt route, w http.ResponseWriter, req *http.Request) error {
 func (r *router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	start := time.Now()
 	rec := &recorder{ResponseWriter: w}
-	c := &call{remote: remoteOf(req)}
+	c := &call{remote: r.g.remoteOf(req)}
 	if cookies := req.CookiesNamed(cookieName); len(cookies) == 1 {
 		c.cookie = cookies[0].Value
 	}
@@ -391,13 +393,18 @@ func (r *router) finish(w *recorder, req *http.Request, c *call, start time.Time
 }
 
 // remoteOf returns where a request comes from. Headers that claim to know better
-// are anyone's to set.
-func remoteOf(req *http.Request) netip.Addr {
+// count only when one of our proxies has brought the request, and never inside a
+// WebSocket, where none can be.
+func (g *Gateway) remoteOf(req *http.Request) netip.Addr {
 	a, err := netip.ParseAddrPort(req.RemoteAddr)
 	if err != nil {
 		return netip.Addr{}
 	}
-	return a.Addr().Unmap()
+	peer := a.Addr().Unmap()
+	if conn := connOf(req.Context()); conn != nil && !conn.tunnel {
+		return g.proxies.client(peer, req.Header)
+	}
+	return peer
 }
 
 // recorder remembers the status of an answer.
@@ -420,6 +427,15 @@ func (w *recorder) Write(b []byte) (int, error) {
 		w.status = http.StatusOK
 	}
 	return w.ResponseWriter.Write(b)
+}
+
+// Hijack is for http.ResponseController: the connection becomes something else.
+func (w *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil {
+		w.status = http.StatusSwitchingProtocols
+	}
+	return conn, buffered, err
 }
 
 // Unwrap is for http.ResponseController.

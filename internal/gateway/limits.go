@@ -83,10 +83,14 @@ func newPlaces(total, perIP int) *places {
 // take returns a function that gives the place back and may be called more than
 // once, or ok false if there is none.
 func (p *places) take(addr netip.Addr) (release func(), ok bool) {
-	key := network(addr)
+	return p.takeFor(network(addr), p.perIP)
+}
+
+// takeFor is take for a key of which there may be most at a time.
+func (p *places) takeFor(key netip.Prefix, most int) (release func(), ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.taken >= p.total || p.byIP[key] >= p.perIP {
+	if p.taken >= p.total || p.byIP[key] >= most {
 		return nil, false
 	}
 	p.taken++

@@ -51,6 +51,7 @@ func (r *router) addPages() {
 		}
 		return answerHealth(w)
 	})
+	r.handle(route{method: get, path: doorPath, policy: public, stream: true}, r.g.openTunnel)
 }
 
 // addPage registers an embedded file.

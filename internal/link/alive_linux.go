@@ -13,10 +13,8 @@ import (
 // kernel's include/net/tcp_states.h.
 const tcpClose = 7
 
-// Dead returns why conn's peer must be taken for dead, or nil: the connection was
-// reset, or what was sent has been repeated without any answer for 30 s. A peer
-// that answers but doesn't read is alive.
-func Dead(conn *net.TCPConn) error {
+// deadSocket is Dead for a socket, by what the kernel knows.
+func deadSocket(conn *net.TCPConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err

@@ -4,6 +4,6 @@ package link
 
 import "net"
 
-// Dead knows nothing where the kernel doesn't tell: keepalives and TCP's own
+// deadSocket knows nothing where the kernel doesn't tell: keepalives and TCP's own
 // patience must do.
-func Dead(*net.TCPConn) error { return nil }
+func deadSocket(*net.TCPConn) error { return nil }

@@ -60,10 +60,10 @@ func shake(ctx context.Context, raw net.Conn, ticket []byte, key ed25519.Private
 	if err != nil {
 		return nil, err
 	}
-	if tcp, ok := raw.(*net.TCPConn); ok {
+	if tcp := socket(raw); tcp != nil {
 		_ = tcp.SetNoDelay(true) // Go's default, and what round trips depend on
-		KeepAlive(tcp)
 	}
+	KeepAlive(raw)
 
 	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
 	defer cancel()

@@ -42,17 +42,15 @@ type Link struct {
 
 func newLink(sealed net.Conn, w *wire, destination string, visitor bool) *Link {
 	l := &Link{sealed: sealed, wire: w, destination: destination, visitor: visitor}
-	if tcp, ok := w.Conn.(*net.TCPConn); ok {
-		l.mu.Lock()
-		l.timer = time.AfterFunc(CheckEvery, func() { l.check(tcp) })
-		l.mu.Unlock()
-	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.timer = time.AfterFunc(CheckEvery, l.check)
 	return l
 }
 
 // check ends the link if its peer is dead.
-func (l *Link) check(tcp *net.TCPConn) {
-	if err := Dead(tcp); err != nil {
+func (l *Link) check() {
+	if err := Dead(l.wire.Conn); err != nil {
 		_ = l.fail(err)
 		return
 	}
@@ -162,11 +160,7 @@ func (l *Link) fail(err error) error {
 }
 
 // stopTimer is called with mu held.
-func (l *Link) stopTimer() {
-	if l.timer != nil {
-		l.timer.Stop()
-	}
-}
+func (l *Link) stopTimer() { l.timer.Stop() }
 
 // broken is fail for errors of reads and writes: a timeout breaks nothing.
 func (l *Link) broken(err error) error {

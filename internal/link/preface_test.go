@@ -31,6 +31,22 @@ func TestPreface(t *testing.T) {
 	}
 }
 
+func TestProbe(t *testing.T) {
+	nonce := bytes.Repeat([]byte{7}, socketxp.LinkTicketSize)
+	probe := AppendProbe(nil, nonce)
+	if !bytes.HasPrefix(probe, []byte("SXPL\x01\x01\x00\x00")) || !IsProbe(probe) {
+		t.Fatalf("%q", probe)
+	}
+	if _, err := ParsePreface(probe); err == nil {
+		t.Error("a probe is a link")
+	}
+	for _, other := range [][]byte{AppendPreface(nil, nonce), probe[:PrefaceSize-1], append(bytes.Clone(probe), 0), nil} {
+		if IsProbe(other) {
+			t.Errorf("%q is a probe", other)
+		}
+	}
+}
+
 func FuzzParsePreface(f *testing.F) {
 	f.Add(AppendPreface(nil, make([]byte, socketxp.LinkTicketSize)))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -41,7 +57,7 @@ func FuzzParsePreface(f *testing.F) {
 			}
 			return
 		}
-		if !bytes.Equal(AppendPreface(nil, ticket), b) {
+		if IsProbe(b) || !bytes.Equal(AppendPreface(nil, ticket), b) {
 			t.Fatalf("%q is not what its ticket makes", b)
 		}
 	})

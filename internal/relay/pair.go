@@ -90,8 +90,8 @@ func (p *Pair) end(reset, expired bool) {
 		if conn == nil {
 			continue
 		}
-		if tcp, ok := conn.(*net.TCPConn); ok && reset {
-			_ = tcp.SetLinger(0)
+		if l, ok := conn.(interface{ SetLinger(sec int) error }); ok && reset {
+			_ = l.SetLinger(0)
 		}
 		_ = conn.Close()
 	}
@@ -145,12 +145,8 @@ func (p *Pair) finish(met bool) {
 // check resets the pair if a peer is dead that TCP itself would still wait for.
 func (p *Pair) check() {
 	for s, conn := range p.conns { // nobody writes conns after both have come
-		tcp, ok := conn.(*net.TCPConn)
-		if !ok {
-			continue
-		}
-		if why := link.Dead(tcp); why != nil {
-			p.relay.options.Log.Info("a link was cut", "side", side(s).String(), "remote", tcp.RemoteAddr().String(), "error", why)
+		if why := link.Dead(conn); why != nil {
+			p.relay.options.Log.Info("a link was cut", "side", side(s).String(), "remote", conn.RemoteAddr().String(), "error", why)
 			p.end(true, false)
 			return
 		}

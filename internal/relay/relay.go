@@ -123,9 +123,7 @@ func (r *Relay) Join(conn net.Conn, ticket []byte) error {
 
 // take uses a ticket up and puts conn in its place.
 func (r *Relay) take(conn net.Conn, ticket []byte) (half, bool) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		link.KeepAlive(tcp)
-	}
+	link.KeepAlive(conn)
 	hash := ticketHash(sha256.Sum256(ticket))
 	r.mu.Lock()
 	defer r.mu.Unlock()

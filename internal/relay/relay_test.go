@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -373,6 +374,52 @@ func TestOtherConnections(t *testing.T) {
 	for range 2 {
 		if err := <-out; err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// lively is a connection that knows whether its other end lives, as a WebSocket
+// does: the kernel only knows the nearest proxy.
+type lively struct {
+	*net.TCPConn
+	kept, dead *atomic.Bool
+}
+
+func (l lively) KeepAlive() { l.kept.Store(true) }
+
+func (l lively) Dead() error {
+	if l.dead.Load() {
+		return errors.New("not a sign of life")
+	}
+	return nil
+}
+
+func TestDeadBehindProxy(t *testing.T) {
+	r := New(Options{})
+	p := expect(t, r)
+	var kept, dead atomic.Bool
+	visitor, far := dialled(t)
+	device, inner := dialled(t)
+	out := make(chan error, 2)
+	go func() { out <- r.Join(lively{far, &kept, &dead}, p.VisitorTicket()) }()
+	go func() { out <- r.Join(inner, p.DeviceTicket()) }()
+	done(t, "both", p.Joined())
+	p.check()
+	if _, err := visitor.Write([]byte("x")); err != nil || !kept.Load() {
+		t.Fatal(err, kept.Load())
+	}
+	if _, err := io.ReadFull(device, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	dead.Store(true)
+	p.check()
+	done(t, "the end", p.Done())
+	if _, err := device.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("N-10 the other half ended with %v", err)
+	}
+	for range 2 {
+		if err := <-out; err != nil {
+			t.Error(err)
 		}
 	}
 }
