@@ -41,14 +41,14 @@ func (g *Gateway) openTunnel(w http.ResponseWriter, req *http.Request) error {
 	if !ok {
 		return later(socketxp.CodeRateLimited, 10*time.Second, "too many connections")
 	}
+	if outer.closed != nil {
+		outer.closed() // what comes out of it has a place of its own, until it has proved something
+	}
 	conn, err := websocket.Accept(w, req)
 	if err != nil {
 		release()
 		g.log.Debug("a WebSocket was not opened", "remote", remote.String(), "error", err)
 		return nil
-	}
-	if outer.closed != nil {
-		outer.closed() // what comes out of it has a place of its own, until it has proved something
 	}
 	addr := net.TCPAddrFromAddrPort(netip.AddrPortFrom(remote, 0))
 	conn.SetRemoteAddr(addr)
