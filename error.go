@@ -38,6 +38,12 @@ const (
 	CodeGoingAway       Code = "going_away"    // the gateway is shutting down; reconnect
 	CodeVersion         Code = "unsupported_version"
 	CodeProtocol        Code = "protocol_error"
+
+	// Those of RFC 8628 section 3.5, for a program that waits for a person to confirm.
+	CodeAuthorizationPending Code = "authorization_pending" // nobody has decided yet; ask again
+	CodeSlowDown             Code = "slow_down"             // asked again too soon; wait for 5 s more from now on
+	CodeAccessDenied         Code = "access_denied"         // somebody said no
+	CodeExpiredToken         Code = "expired_token"         // the device code has run out, or was used
 )
 
 // Error is a failure with two readers: Code and Message go to the client, Err

@@ -25,11 +25,12 @@ type HousekeepingStore interface {
 	FinishIdempotent(ctx context.Context, r IdempotentRequest) error
 	AbandonIdempotent(ctx context.Context, keyHash [32]byte) error
 
-	// Prune removes what has outlived its use at now: sign-ins over, events older
-	// than EventLife, idempotency keys, expired tokens 90 days after their expiry
-	// (a revoked token is kept until then, too, so that no revocation is forgotten
-	// while its token could still pass), sessions older than 400 days, retired
-	// signing keys that ended more than 400 days ago and that no token names.
+	// Prune removes what has outlived its use at now: sign-ins and device
+	// authorizations over, events older than EventLife, idempotency keys, expired
+	// tokens 90 days after their expiry (a revoked token is kept until then, too, so
+	// that no revocation is forgotten while its token could still pass), sessions
+	// older than 400 days, retired signing keys that ended more than 400 days ago and
+	// that no token names.
 	Prune(ctx context.Context, now time.Time) error
 	// Ping returns nil if the database answers.
 	Ping(ctx context.Context) error
@@ -52,6 +53,7 @@ const IdempotencyLife = 24 * time.Hour
 type Store interface {
 	AccountStore
 	UserStore
+	AuthorizationStore
 	TokenStore
 	SigningKeyStore
 	DeviceStore

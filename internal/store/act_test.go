@@ -21,8 +21,10 @@ type world struct {
 	token   socketxp.Token // registration, with uses left
 	session socketxp.Session
 	signIn  socketxp.SignIn
-	group   string // with the device in it
-	empty   string // a group
+	asks    socketxp.DeviceAuthorization // nobody has decided
+	may     socketxp.DeviceAuthorization // approved
+	group   string                       // with the device in it
+	empty   string                       // a group
 }
 
 func newWorld(t testing.TB, s socketxp.Store, url, name string) *world {
@@ -39,6 +41,8 @@ func newWorld(t testing.TB, s socketxp.Store, url, name string) *world {
 	w.session = w.newSession(w.device)
 	w.signIn = w.newSignIn(w.owner, w.id)
 	w.newEvent(socketxp.EventDeviceOnline, w.device.ID)
+	w.asks, w.may = w.newAuthorization(), w.newAuthorization()
+	w.may = w.decide(w.may, socketxp.AuthorizationApproved)
 	return w
 }
 
@@ -80,6 +84,22 @@ var acts = []act{
 	}},
 	{"DeleteSignIn", socketxp.CodeNotFound, true, func(ctx context.Context, w *world, as string, e socketxp.AuditEntry) error {
 		return w.store.DeleteSignIn(ctx, as, w.owner.ID, w.signIn.ID, e)
+	}},
+	{"CreateAuthorization", "", false, func(ctx context.Context, w *world, _ string, _ socketxp.AuditEntry) error {
+		a := w.asks
+		a.ID, a.UserCode = socketxp.NewID(t0), socketxp.NewUserCode()
+		a.DeviceHash = sha256.Sum256([]byte(a.ID))
+		return w.store.CreateAuthorization(ctx, a)
+	}},
+	{"DecideAuthorization", "", true, func(ctx context.Context, w *world, as string, e socketxp.AuditEntry) error {
+		a := w.asks
+		a.AccountID, a.State = as, socketxp.AuthorizationApproved
+		return w.store.DecideAuthorization(ctx, a, t0, e)
+	}},
+	{"UseAuthorization", socketxp.CodeNotFound, true, func(ctx context.Context, w *world, as string, e socketxp.AuditEntry) error {
+		tok := w.parent
+		tok.ID, tok.AccountID = socketxp.NewID(t0), as
+		return w.store.UseAuthorization(ctx, w.may.ID, tok, t0, e)
 	}},
 	{"CreateToken", socketxp.CodeNotFound, true, func(ctx context.Context, w *world, as string, e socketxp.AuditEntry) error {
 		tok := w.token

@@ -85,7 +85,7 @@ func mustExec(t testing.TB, db *sql.DB, query string, args ...any) {
 
 // tables are all that hold rows of an account, with the column that names it.
 var tables = map[string]string{
-	"accounts": "id", "memberships": "account_id", "sign_ins": "account_id", "tokens": "account_id", "device_groups": "account_id",
+	"accounts": "id", "memberships": "account_id", "sign_ins": "account_id", "device_authorizations": "account_id", "tokens": "account_id", "device_groups": "account_id",
 	"devices": "account_id", "tunnels": "account_id", "sessions": "account_id", "audit_heads": "account_id", "audit": "account_id", "events": "account_id",
 }
 

@@ -85,22 +85,27 @@ func TestQueryPlans(t *testing.T) {
 			_, err := s.Audit(ctx, acme.id, socketxp.AuditQuery{Newest: true, Limit: 50})
 			return err
 		},
-		"Tunnels":        func() error { _, err := s.Tunnels(ctx, acme.id, "", "a", "b", 50); return err },
-		"Groups":         func() error { _, err := s.Groups(ctx, acme.id); return err },
-		"Device":         func() error { _, err := s.Device(ctx, acme.id, acme.device.ID); return err },
-		"DeviceByName":   func() error { _, err := s.DeviceByName(ctx, acme.id, acme.device.Name); return err },
-		"DeviceByKey":    func() error { _, err := s.DeviceByKey(ctx, acme.device.PublicKey); return err },
-		"Token":          func() error { _, err := s.Token(ctx, acme.id, acme.token.ID); return err },
-		"Membership":     func() error { _, err := s.Membership(ctx, acme.id, acme.owner.ID); return err },
-		"SignInBySecret": func() error { _, err := s.SignInBySecret(ctx, acme.signIn.SecretHash, t0); return err },
-		"SignIns":        func() error { _, err := s.SignIns(ctx, acme.id, acme.owner.ID, t0); return err },
+		"Tunnels":             func() error { _, err := s.Tunnels(ctx, acme.id, "", "a", "b", 50); return err },
+		"Groups":              func() error { _, err := s.Groups(ctx, acme.id); return err },
+		"Device":              func() error { _, err := s.Device(ctx, acme.id, acme.device.ID); return err },
+		"DeviceByName":        func() error { _, err := s.DeviceByName(ctx, acme.id, acme.device.Name); return err },
+		"DeviceByKey":         func() error { _, err := s.DeviceByKey(ctx, acme.device.PublicKey); return err },
+		"Token":               func() error { _, err := s.Token(ctx, acme.id, acme.token.ID); return err },
+		"Membership":          func() error { _, err := s.Membership(ctx, acme.id, acme.owner.ID); return err },
+		"SignInBySecret":      func() error { _, err := s.SignInBySecret(ctx, acme.signIn.SecretHash, t0); return err },
+		"AuthorizationByCode": func() error { _, err := s.AuthorizationByCode(ctx, acme.asks.UserCode, t0); return err },
+		"AuthorizationByDevice": func() error {
+			_, err := s.AuthorizationByDevice(ctx, acme.asks.DeviceHash, t0)
+			return err
+		},
+		"SignIns": func() error { _, err := s.SignIns(ctx, acme.id, acme.owner.ID, t0); return err },
 	} {
 		name = n
 		if err := read(); err != nil {
 			t.Errorf("%s: %v", n, err)
 		}
 	}
-	if seen < 17 {
+	if seen < 19 {
 		t.Errorf("only %d queries were looked at", seen)
 	}
 }

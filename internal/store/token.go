@@ -17,11 +17,22 @@ import (
 // can't be outrun by making a child. One whose signing key is not active any more
 // is refused with ErrKeyNotActive: it may be dead before its maker has it.
 func (db *DB) CreateToken(ctx context.Context, t socketxp.Token, entry socketxp.AuditEntry) error {
-	scope, err := json.Marshal(t.Scope)
+	insert, err := insertToken(t)
 	if err != nil {
-		return fmt.Errorf("create token: %w", err)
+		return err
 	}
 	return db.act(ctx, "create token", t.AccountID, entry, func(q *sqlc.Queries, _ *socketxp.AuditEntry) error {
+		return insert(ctx, q)
+	})
+}
+
+// insertToken returns what adds a token in an act of its account.
+func insertToken(t socketxp.Token) (func(context.Context, *sqlc.Queries) error, error) {
+	scope, err := json.Marshal(t.Scope)
+	if err != nil {
+		return nil, fmt.Errorf("create token: %w", err)
+	}
+	return func(ctx context.Context, q *sqlc.Queries) error {
 		if t.ParentID != "" {
 			parent, err := tokenIn(ctx, q, t.AccountID, t.ParentID)
 			if err != nil {
@@ -53,7 +64,7 @@ func (db *DB) CreateToken(ctx context.Context, t socketxp.Token, entry socketxp.
 			Uses:       int64(t.Uses),
 			Scope:      string(scope),
 		})
-	})
+	}, nil
 }
 
 // Token implements socketxp.TokenStore.

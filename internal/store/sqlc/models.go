@@ -68,6 +68,23 @@ type Device struct {
 	GatewayKnownBy    string
 }
 
+type DeviceAuthorization struct {
+	ID           string
+	DeviceHash   []byte
+	UserCode     string
+	Host         string
+	RemoteAddr   string
+	TokenLife    int64
+	CreatedAt    int64
+	ExpiresAt    int64
+	State        string
+	AccountID    string
+	ApproverKind string
+	ApproverUser string
+	ApproverID   string
+	ApproverAddr string
+}
+
 type DeviceGroup struct {
 	AccountID string
 	Name      string
