@@ -76,6 +76,13 @@ func (c *Client) WithIdempotencyKey(key string) *Client {
 	return &d
 }
 
+// WithCredential returns a client of the same gateway that sends another token.
+func (c *Client) WithCredential(credential string) *Client {
+	d := *c
+	d.credential = credential
+	return &d
+}
+
 // Close closes the connections that are not in use.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 

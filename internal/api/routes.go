@@ -108,6 +108,7 @@ func (c *Client) RevealToken(ctx context.Context, id string) (CreatedToken, erro
 
 // DeviceList selects devices; zero fields select all.
 type DeviceList struct {
+	Name    string       `query:"name"` // exactly
 	Search  string       `query:"search"`
 	Group   string       `query:"group"`
 	Status  DeviceStatus `query:"status"`

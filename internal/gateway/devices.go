@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 )
 
 type devicesIn struct {
+	Name    string           `query:"name" doc:"the one device of exactly this name; the other filters and the sort order then do not count" maxLength:"63"`
 	Search  string           `query:"search" doc:"part of name, display name, group, host name or id; case does not matter" maxLength:"128"`
 	Group   string           `query:"group" maxLength:"63"`
 	Status  api.DeviceStatus `query:"status" enum:"online,offline,disabled"`
@@ -25,6 +27,9 @@ type devicesIn struct {
 type devicesOut struct{ Body api.DevicePage }
 
 func (g *Gateway) listDevices(ctx context.Context, who caller, in *devicesIn) (*devicesOut, error) {
+	if in.Name != "" {
+		return g.deviceNamed(ctx, who, in.Name)
+	}
 	after, err := decodeDeviceCursor(in.Cursor, in.Sort)
 	if err != nil {
 		return nil, err
@@ -63,6 +68,24 @@ func (g *Gateway) listDevices(ctx context.Context, who caller, in *devicesIn) (*
 	found, next := cut(found, in.Limit, func(d socketxp.Device) string { return encodeDeviceCursor(in.Sort, d) })
 	items := mapped(found, func(d socketxp.Device) api.Device { return api.NewDevice(d, isOnline[d.ID]) })
 	return &devicesOut{api.DevicePage{Items: items, Total: total, NextCursor: next}}, nil
+}
+
+// deviceNamed answers with the page of one device, or none.
+func (g *Gateway) deviceNamed(ctx context.Context, who caller, name string) (*devicesOut, error) {
+	page := api.DevicePage{Items: []api.Device{}}
+	d, err := g.store.DeviceByName(ctx, who.accountID, name)
+	if errors.Is(err, socketxp.ErrNotFound) || socketxp.CodeOf(err) == socketxp.CodeInvalid { // of text that no database holds
+		return &devicesOut{page}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out, err := g.answerDevice(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	page.Items, page.Total = append(page.Items, out.Body), 1
+	return &devicesOut{page}, nil
 }
 
 type deviceOut struct{ Body api.Device }

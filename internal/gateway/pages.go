@@ -22,7 +22,7 @@ const pageCSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-sr
 // addPages registers what is not the API: pages, its description, and health.
 func (r *router) addPages() {
 	files := portal.FS()
-	for address, name := range map[string]string{"/{$}": "index.html", "/setup": "setup.html", "/api/docs": "docs.html"} {
+	for address, name := range map[string]string{"/{$}": "index.html", "/setup": "setup.html", "/cli": "cli.html", "/api/docs": "docs.html"} {
 		r.addPage(files, address, name)
 	}
 	assets, err := fs.ReadDir(files, "assets")

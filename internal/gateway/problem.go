@@ -21,7 +21,8 @@ func statusOf(err error) int {
 		return special.status
 	}
 	switch socketxp.CodeOf(err) {
-	case socketxp.CodeInvalid, socketxp.CodeVersion, socketxp.CodeProtocol:
+	case socketxp.CodeInvalid, socketxp.CodeVersion, socketxp.CodeProtocol,
+		socketxp.CodeAuthorizationPending, socketxp.CodeSlowDown, socketxp.CodeAccessDenied, socketxp.CodeExpiredToken:
 		return http.StatusBadRequest
 	case socketxp.CodeUnauthenticated, socketxp.CodeTokenExpired, socketxp.CodeTokenNotYet, socketxp.CodeTokenRevoked,
 		socketxp.CodeUsesExhausted, socketxp.CodeDeviceUnknown:

@@ -25,6 +25,14 @@ type httpLimits struct {
 	signIn quota
 	// register is for registrations, by address, by token and by account.
 	register, registerToken, registerAccount quota
+	// authorize is for the device authorizations that one address asks for, and poll
+	// for how often each may ask whether somebody has decided.
+	authorize, poll quota
+	// codes is for the user codes that one person, and one address, may enter wrongly.
+	// Of 2^34.5 codes (RFC 8628 section 5.1), that is 20 in the ten minutes of a code's
+	// life: one that waits is hit with a chance of 2^-30, and who hits it has given
+	// access to their own account to a stranger.
+	codes quota
 	// refusals is how many refusals of one account are audited.
 	refusals quota
 
@@ -45,6 +53,7 @@ func defaultHTTPLimits() httpLimits {
 		credential: quota{200, 400},
 		signIn:     quota{0.5, 30},
 		register:   quota{20, 200}, registerToken: quota{10, 100}, registerAccount: quota{50, 500},
+		authorize: quota{1.0 / 30, 30}, poll: quota{0.25, 2}, codes: quota{1.0 / 60, 10},
 		refusals: quota{0.2, 60},
 		streams:  50, exports: 2,
 		passwords: 2, passwordQueue: 40, passwordWait: 5 * time.Second, refuseAfter: 300 * time.Millisecond,
@@ -97,6 +106,12 @@ func (r *rates[K]) take(key K) verdict {
 		v.wait = time.Duration(missing / float64(r.perSecond) * float64(time.Second))
 	}
 	return v
+}
+
+// giveBack undoes a take, for what turned out not to be meant by the quota.
+func (r *rates[K]) giveBack(key K) {
+	now := time.Now()
+	r.bucket(key, now).AllowN(now, -1) // never above the burst: the limiter cuts there when it looks next
 }
 
 func (r *rates[K]) bucket(key K, now time.Time) *rate.Limiter {
@@ -194,6 +209,8 @@ type rest struct {
 	limits httpLimits
 
 	addresses, signIns, registrations *rates[netip.Prefix]
+	authorizations, codesByAddress    *rates[netip.Prefix]
+	polls, codesByUser                *rates[string]
 	credentials                       *rates[string]
 	tokenRegistrations                *rates[string]
 	accountRegistrations              *rates[string]
@@ -207,6 +224,8 @@ func newREST(l httpLimits) *rest {
 	return &rest{
 		limits:    l,
 		addresses: newRates[netip.Prefix](l.address), signIns: newRates[netip.Prefix](l.signIn), registrations: newRates[netip.Prefix](l.register),
+		authorizations: newRates[netip.Prefix](l.authorize), polls: newRates[string](l.poll),
+		codesByAddress: newRates[netip.Prefix](l.codes), codesByUser: newRates[string](l.codes),
 		credentials: newRates[string](l.credential), tokenRegistrations: newRates[string](l.registerToken), accountRegistrations: newRates[string](l.registerAccount),
 		refusals: newRefusals(l.refusals),
 		streams:  newCounted(l.streams), exports: newCounted(l.exports),

@@ -194,6 +194,14 @@ func example(rt route, id string) (path, body string) {
 		body = `{"password":"wrong"}`
 	case "PUT /api/v1/me/password":
 		body = `{"current_password":"wrong","new_password":"wrong"}`
+	case "POST /api/v1/device-authorization":
+		body = `{"host":"x"}`
+	case "POST /api/v1/device-authorization/token":
+		body = `{"device_code":"x"}`
+	case "POST /api/v1/device-authorization/show":
+		body = `{"user_code":"BBBB-BBBB"}`
+	case "POST /api/v1/device-authorization/confirm":
+		body = `{"user_code":"BBBB-BBBB","approve":true}`
 	case "POST /api/v1/setup":
 		body = `{"secret":"","email":"","password":"","account":"x"}`
 	}

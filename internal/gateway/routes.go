@@ -29,6 +29,7 @@ func (r *router) addAPI() {
 	r.addTokens()
 	r.addRecords()
 	r.addPeople()
+	r.addAuthorizations()
 	r.addGateway()
 }
 
@@ -125,6 +126,31 @@ func (r *router) addPeople() {
 	}, g.setPassword)
 	add(r, operation{route: route{method: get, path: "/me/signins", policy: personal}, id: "list-sign-ins", tag: tag, summary: "List where the caller is signed in"}, g.listSignIns)                            //nolint:misspell // the plural of sign-in
 	add(r, operation{route: route{method: remove, path: "/me/signins/{id}", policy: personal, action: "signin.end"}, id: "end-sign-in", tag: tag, summary: "End one of the caller's sign-ins"}, g.deleteSignIn) //nolint:misspell // the plural of sign-in
+}
+
+func (r *router) addAuthorizations() {
+	g := r.g
+	const tag = "Sign-in"
+	add(r, operation{
+		route: route{method: post, path: "/device-authorization", policy: public, action: "authorization.create"}, id: "authorize-device", tag: tag,
+		summary:     "Ask to act for a person",
+		description: "For programs without a browser (RFC 8628, in JSON). Show the person the user code and the address, and poll with the device code, which is a secret.",
+	}, g.authorizeDevice)
+	add(r, operation{
+		route: route{method: post, path: "/device-authorization/token", policy: public, action: "authorization.use"}, id: "poll-authorization", tag: tag,
+		summary: "Get the token that a person has approved",
+		description: "Once. Until then the code is `authorization_pending`, `slow_down` (wait for 5 s more between polls from now on), `access_denied`, or `expired_token`. " +
+			"The token is of kind api, has all rights of the person, and shows in the list of tokens.",
+	}, g.pollAuthorization)
+	add(r, operation{
+		route: write(post, "/device-authorization/show", socketxp.RightAccountRead, "authorization.show"), id: "show-authorization", tag: tag,
+		summary: "Show who asks by a user code", description: "Changes nothing.",
+	}, g.showAuthorization)
+	add(r, operation{
+		route: write(post, "/device-authorization/confirm", socketxp.RightAccountRead, "authorization.confirm"), id: "confirm-authorization", tag: tag,
+		summary:     "Approve or deny who asks by a user code",
+		description: "A token needs the right `tokens:admin` besides; the token that is made by its approval ends with it, and can't do more.",
+	}, g.confirmAuthorization)
 }
 
 func (r *router) addGateway() {
