@@ -99,6 +99,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("PATH", programs+string(filepath.ListSeparator)+os.Getenv("PATH")+":/usr/sbin")
 	env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 	env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
+	env.Setenv("XDG_CONFIG_HOME", "")
 	env.Setenv("TMPDIR", env.WorkDir)
 	env.Setenv("NO_COLOR", "1")
 	env.Setenv("GORACE", "halt_on_error=1 exitcode=66")

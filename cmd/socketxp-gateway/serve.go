@@ -69,6 +69,9 @@ func serve(ctx context.Context, cfg gateway.Config, log *slog.Logger, console io
 		return err
 	}
 	_, _ = fmt.Fprintf(console, "SocketXP gateway %s\nOpen %s\n", programVersion(), g.Address().URL)
+	if pin := g.Address().Pin; pin != "" {
+		_, _ = fmt.Fprintf(console, "Key  %s\n", pin)
+	}
 	if link != "" {
 		_, _ = fmt.Fprintf(console, "\nNobody can sign in yet. Make the first owner at this link; it works once:\n  %s\nor without a browser:\n  socketxp-gateway admin create-user --email you@example.com --account home --data-dir %s\n\n", link, cfg.DataDir)
 	}

@@ -47,7 +47,10 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
 			env.Setenv("SOCKETXP_WORK_DIR", filepath.Join(env.WorkDir, "work"))
+			env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
 			env.Setenv("SOCKETXP_AUTHTOKEN", "")
+			env.Setenv("SOCKETXP_API_TOKEN", "")
+			env.Setenv("SOCKETXP_PROFILE", "")
 			env.Setenv("NO_COLOR", "1")
 			env.Setenv("DEAD", "https://"+l.Addr().String())
 			return nil

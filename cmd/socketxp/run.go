@@ -35,8 +35,10 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	token          string // of SOCKETXP_AUTHTOKEN
+	apiToken       string // of SOCKETXP_API_TOKEN
 
 	workDir        string
+	profile        string // named by --profile
 	quiet, verbose bool
 
 	mu      sync.Mutex // guards the following
@@ -57,7 +59,7 @@ func (silent) Error() string { return "" }
 
 // run is the program; it returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, token: takeEnv("SOCKETXP_AUTHTOKEN")}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, token: takeEnv("SOCKETXP_AUTHTOKEN"), apiToken: takeEnv("SOCKETXP_API_TOKEN")}
 	root := a.rootCommand()
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -83,7 +85,7 @@ func status(err error) int {
 	switch {
 	case errors.As(err, new(usageError)):
 		return statusUsage
-	case errors.As(err, new(*agent.NotRegisteredError)):
+	case errors.As(err, new(*agent.NotRegisteredError)), errors.As(err, new(notSignedIn)):
 		return statusNotRegistered
 	case errors.As(err, &no) && !no.Passing():
 		return statusRefused
@@ -209,8 +211,8 @@ on a laptop, in IoT slave mode, it opens a local port that leads to one.`,
   # all tunnels of a config file
   socketxp --config /etc/socketxp/config.json
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 not registered, 4 refused by the
-gateway, 5 can't reach the gateway. A device that is offline is a failure (1): it
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 not registered, or not signed in,
+4 refused by the gateway, 5 can't reach the gateway. A device that is offline is a failure (1): it
 may work later; what is refused (4) will be again.`,
 		Args:          usageArgs(noArgs),
 		SilenceErrors: true,
@@ -224,11 +226,13 @@ may work later; what is refused (4) will be again.`,
 	}
 	root.Flags().StringVar(&config, "config", "", "open all tunnels of this `FILE`, in the foreground")
 	root.PersistentFlags().StringVar(&a.workDir, "work-dir", "", "the `FOLDER` of the agent's state (SOCKETXP_WORK_DIR)")
+	root.PersistentFlags().StringVar(&a.profile, "profile", "", "the `NAME` of the gateway's profile, for what a person signs in for (SOCKETXP_PROFILE)")
 	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "print errors only")
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what happens to standard error")
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(a.loginCommand(), a.connectCommand(), a.statusCommand(), a.tunnelCommand(), a.logoutCommand(),
+		a.signInCommand(), a.signOutCommand(), a.whoAmICommand(), a.profileCommand(),
 		a.versionCommand(), a.sftpCommand())
 	return root
 }
