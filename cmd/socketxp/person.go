@@ -124,5 +124,25 @@ func (p *person) access(ctx context.Context, d api.Device, port int, life time.D
 	if err != nil {
 		return agent.Target{}, api.Token{}, p.failed(err)
 	}
+	p.learn(ctx, made.Text)
 	return agent.Target{Token: made.Text, CAFile: p.caFile}, made.Token, nil
+}
+
+// learn has the profile follow a change of the gateway's key that a new token tells
+// of. That it could not be written matters only later, and then it is said.
+func (p *person) learn(ctx context.Context, token string) {
+	all, err := agent.ReadProfiles()
+	if err != nil {
+		return
+	}
+	if known, err := all.Find(p.profile); err != nil || !known.Learn(token) {
+		return
+	}
+	_ = agent.ChangeProfiles(ctx, func(all *agent.Profiles) error {
+		known, err := all.Find(p.profile)
+		if err != nil || known.Gateway.URL != p.gateway || !known.Learn(token) {
+			return err
+		}
+		return all.Put(known, nil)
+	})
 }

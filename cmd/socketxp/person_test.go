@@ -20,6 +20,7 @@ const (
 // newPerson returns a person at a gateway that answers as h does.
 func newPerson(t *testing.T, h http.HandlerFunc) *person {
 	t.Helper()
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	s := httptest.NewTLSServer(h)
 	t.Cleanup(s.Close)
 	addr := socketxp.GatewayAddress{URL: s.URL, Pin: socketxp.PinOf(s.Certificate())}

@@ -95,6 +95,7 @@ func (a *app) signIn(ctx context.Context, address string, f signInFlags) error {
 	}
 	old := p
 	p.Token, p.TokenID, p.ExpiresAt = token.AccessToken, token.TokenID, me.Credential.ExpiresAt
+	p.Learn(p.Token)
 	p.Email, p.Account = shown(me.User.Email, 254), shown(me.Account.Name, 128)
 	err = agent.ChangeProfiles(ctx, func(all *agent.Profiles) error { return all.Put(p, authorities) })
 	if err != nil {
@@ -156,14 +157,14 @@ func (a *app) meet(ctx context.Context, all *agent.Profiles, p *agent.Profile, f
 	url := p.Gateway.URL
 	switch _, knownErr := all.Find(p.Name); {
 	case f.caFile != "":
-		p.Gateway.Pin, p.OwnCA = "", true
+		p.Gateway.Pin, p.Gateway.NextPin, p.OwnCA = "", "", true
 		client, authorities, err = agent.CAClient(url, f.caFile)
 		return client, authorities, err
 	case f.pin != "":
 		if p.Gateway.Pin, err = agent.ParsePin(f.pin); err != nil {
 			return nil, nil, usageError{err}
 		}
-		p.OwnCA = false
+		p.Gateway.NextPin, p.OwnCA = "", false
 	case knownErr != nil:
 		if p.Gateway.Pin, err = agent.Contact(ctx, url); err != nil {
 			return nil, nil, err

@@ -54,6 +54,7 @@ type profileJSON struct {
 	Name      string     `json:"name"`
 	Gateway   string     `json:"gateway"`
 	Pin       string     `json:"pin,omitempty"`
+	NextPin   string     `json:"next_pin,omitempty"`
 	OwnCA     bool       `json:"own_ca,omitempty"`
 	Token     string     `json:"token,omitempty"`
 	TokenID   string     `json:"token_id,omitempty"`
@@ -97,7 +98,7 @@ func parseProfiles(data []byte) (Profiles, error) {
 	all := Profiles{Current: f.Current}
 	for i, j := range f.Profiles {
 		p := Profile{
-			Name: j.Name, Gateway: socketxp.GatewayAddress{URL: j.Gateway, Pin: j.Pin}, OwnCA: j.OwnCA,
+			Name: j.Name, Gateway: socketxp.GatewayAddress{URL: j.Gateway, Pin: j.Pin, NextPin: j.NextPin}, OwnCA: j.OwnCA,
 			Token: j.Token, TokenID: j.TokenID, Email: j.Email, Account: j.Account,
 		}
 		if j.ExpiresAt != nil {
@@ -127,8 +128,8 @@ func (p Profile) check() error {
 		return err
 	case canonical != p.Gateway.URL:
 		return fmt.Errorf("the gateway's address is not written %s", canonical)
-	case p.Gateway.Pin != "" && (socketxp.CheckPin(p.Gateway.Pin) != nil || strings.ContainsAny(p.Gateway.Pin, "\r\n")):
-		return errors.New("the gateway's key pin is not valid")
+	case p.Gateway.CheckPins() != nil:
+		return errors.New("the gateway's key pins are not valid")
 	case p.Gateway.Pin != "" && p.OwnCA:
 		return errors.New("it has both a pin and an authority of its own")
 	case p.Token != "" && !looksLikeToken(p.Token), p.TokenID != "" && !socketxp.ValidID(p.TokenID):
@@ -137,6 +138,18 @@ func (p Profile) check() error {
 		return errors.New("the time of expiry is not valid")
 	}
 	return errors.Join(socketxp.CheckDisplayText("email address", p.Email, 254), socketxp.CheckDisplayText("account", p.Account, 128))
+}
+
+// Learn takes over the pins of the gateway's key that a token of the gateway's names,
+// got over a connection that the profile vouches for: so the profile follows a change
+// of the key that the gateway has announced. It reports whether that changed anything.
+func (p *Profile) Learn(token string) bool {
+	addr, _, err := socketxp.TokenAddress(token)
+	if err != nil || !p.Gateway.Trusts(addr.Pin) || addr.Pin == p.Gateway.Pin && addr.NextPin == p.Gateway.NextPin {
+		return false
+	}
+	p.Gateway.Pin, p.Gateway.NextPin = addr.Pin, addr.NextPin
+	return true
 }
 
 func looksLikeToken(s string) bool {
@@ -151,7 +164,7 @@ func (all *Profiles) text() ([]byte, error) {
 			return nil, err
 		}
 		j := profileJSON{
-			Name: p.Name, Gateway: p.Gateway.URL, Pin: p.Gateway.Pin, OwnCA: p.OwnCA,
+			Name: p.Name, Gateway: p.Gateway.URL, Pin: p.Gateway.Pin, NextPin: p.Gateway.NextPin, OwnCA: p.OwnCA,
 			Token: p.Token, TokenID: p.TokenID, Email: p.Email, Account: p.Account,
 		}
 		if !p.ExpiresAt.IsZero() {

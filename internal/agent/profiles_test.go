@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/base64"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -62,6 +63,7 @@ func TestProfiles(t *testing.T) {
 	}
 	one, two := someProfile("one"), someProfile("two")
 	two.Gateway.Pin, two.OwnCA = "", true
+	one.Gateway.NextPin = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
 	put(t, one, nil)
 	put(t, two, []byte("certificates"))
 	all := read(t)
@@ -208,6 +210,32 @@ func TestParsePin(t *testing.T) {
 	for _, s := range []string{"", "x", raw[1:], raw + "AA", raw[:20] + "\n" + raw[20:]} {
 		if _, err := ParsePin(s); err == nil {
 			t.Errorf("%q was taken", s)
+		}
+	}
+}
+
+func TestProfileLearns(t *testing.T) {
+	const other, third = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "HxECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+	token := func(pin, next string) string {
+		claims := `{"gw":"https://one.example.com","pin":"` + pin + `","npin":"` + next + `"}`
+		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".AAAA"
+	}
+	p := someProfile("one")
+	for _, step := range []struct {
+		token     string
+		learns    bool
+		pin, next string
+	}{
+		{token(somePin, ""), false, somePin, ""},
+		{token(somePin, other), true, somePin, other},
+		{token(third, ""), false, somePin, other}, // not the key that was shown
+		{token("", ""), false, somePin, other},
+		{"x", false, somePin, other},
+		{token(other, ""), true, other, ""},
+		{token(somePin, ""), false, other, ""},
+	} {
+		if got := p.Learn(step.token); got != step.learns || p.Gateway.Pin != step.pin || p.Gateway.NextPin != step.next {
+			t.Fatalf("after %s: %v, %+v", step.token, got, p.Gateway)
 		}
 	}
 }

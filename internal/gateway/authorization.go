@@ -52,7 +52,7 @@ func (g *Gateway) authorizeDevice(ctx context.Context, _ caller, in *authorizeIn
 	if err := g.keepAuthorization(ctx, &a); err != nil {
 		return nil, err
 	}
-	page := g.addr.URL + cliPage
+	page := g.Address().URL + cliPage
 	return &authorizeOut{api.DeviceAuthorization{
 		DeviceCode: base64.RawURLEncoding.EncodeToString(secret[:]), UserCode: a.UserCode,
 		// In the fragment, which is sent to nobody and stands in no log.
@@ -119,17 +119,14 @@ func (g *Gateway) useAuthorization(ctx context.Context, a socketxp.DeviceAuthori
 	if err != nil {
 		return nil, err
 	}
-	text, err := g.sign(t)
-	if err != nil {
-		return nil, err
-	}
 	entry := g.entry(who, "token.create", "token", t.ID, t.Name)
 	entry.Actor.RemoteAddr = callOf(ctx).remote.String()
 	entry.Detail = fmt.Sprintf("%s, until %s, for the sign-in that was approved from %s", t.Kind, t.ExpiresAt.Format(time.RFC3339), a.Approver.RemoteAddr)
-	if err := g.store.UseAuthorization(ctx, a.ID, t, now, entry); err != nil {
-		if errors.Is(err, socketxp.ErrNotFound) { // another poll was first
-			return nil, errExpiredCode
-		}
+	text, err := g.signAndStore(ctx, &t, func() error { return g.store.UseAuthorization(ctx, a.ID, t, now, entry) })
+	if errors.Is(err, socketxp.ErrNotFound) { // another poll was first
+		return nil, errExpiredCode
+	}
+	if err != nil {
 		return nil, err
 	}
 	g.publishEvent(ctx, socketxp.Event{
@@ -168,7 +165,7 @@ func (g *Gateway) authorizedToken(who caller, a socketxp.DeviceAuthorization) (s
 	now := g.now().Truncate(time.Second)
 	t := socketxp.Token{
 		ID: socketxp.NewID(now), AccountID: who.accountID, Kind: socketxp.TokenAPI, Name: "CLI on " + a.Host,
-		CreatedBy: who.userID, KeyID: g.tokens.SigningKeyID(), CreatedAt: now, ExpiresAt: now.Add(a.TokenLife),
+		CreatedBy: who.userID, CreatedAt: now, ExpiresAt: now.Add(a.TokenLife), KeyUntil: socketxp.EndOfTime,
 		Scope: socketxp.TokenScope{Rights: slices.Clone(who.rights)},
 	}
 	if name := []rune(t.Name); len(name) > 128 {

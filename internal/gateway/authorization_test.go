@@ -42,7 +42,7 @@ func TestAuthorization(t *testing.T) {
 
 	t.Run("approved by a sign-in", func(t *testing.T) {
 		asked := c.authorize(`{"host":"laptop"}`)
-		if asked.ExpiresIn != 600 || asked.Interval != 5 || asked.VerificationURI != w.g.addr.URL+"/cli" || asked.VerificationURIComplete != asked.VerificationURI+"#"+asked.UserCode {
+		if asked.ExpiresIn != 600 || asked.Interval != 5 || asked.VerificationURI != w.g.Address().URL+"/cli" || asked.VerificationURIComplete != asked.VerificationURI+"#"+asked.UserCode {
 			t.Fatalf("%+v", asked)
 		}
 		if secret, err := base64.RawURLEncoding.DecodeString(asked.DeviceCode); err != nil || len(secret) < 16 {

@@ -97,7 +97,7 @@ func (g *Gateway) createToken(ctx context.Context, who caller, in *createTokenIn
 	}
 	entry := g.entry(who, "token.create", "token", t.ID, t.Name)
 	entry.Detail = fmt.Sprintf("%s, until %s", t.Kind, t.ExpiresAt.Format(time.RFC3339))
-	text, err := g.signAndStore(ctx, &t, entry)
+	text, err := g.signAndStore(ctx, &t, func() error { return g.store.CreateToken(ctx, t, entry) })
 	if err != nil {
 		return nil, err
 	}
@@ -107,14 +107,14 @@ func (g *Gateway) createToken(ctx context.Context, who caller, in *createTokenIn
 	return &createdTokenOut{api.CreatedToken{Token: api.NewToken(t, g.now()), Text: text}}, nil
 }
 
-// signAndStore makes a token of its row; once more if the signing key was replaced
-// in the middle.
-func (g *Gateway) signAndStore(ctx context.Context, t *socketxp.Token, entry socketxp.AuditEntry) (string, error) {
+// signAndStore makes a token of its row, which store keeps; once more if the signing
+// key was replaced in the middle.
+func (g *Gateway) signAndStore(ctx context.Context, t *socketxp.Token, store func() error) (string, error) {
 	for try := 1; ; try++ {
 		t.KeyID = g.tokens.SigningKeyID()
 		text, err := g.sign(*t)
 		if err == nil {
-			err = g.store.CreateToken(ctx, *t, entry)
+			err = store()
 		}
 		if err == nil {
 			return text, nil
