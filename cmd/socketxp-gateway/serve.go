@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -53,13 +54,26 @@ SIGHUP reads the certificate files again.`,
 
 // serve runs a gateway until ctx is done.
 func serve(ctx context.Context, cfg gateway.Config, log *slog.Logger, console io.Writer) (err error) {
-	db, err := openStore(ctx, cfg, log)
+	if err := gateway.PrepareDataDir(cfg.DataDir); err != nil {
+		return err
+	}
+	// Before the database is opened, which may change it for a newer program: the
+	// gateway that runs would find it changed.
+	lock, err := gateway.LockDataDir(cfg.DataDir)
 	if err != nil {
 		return err
 	}
+	db, err := openStore(ctx, cfg, log)
+	if err != nil {
+		return errors.Join(err, lock.Close())
+	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	g, err := gateway.New(ctx, cfg, gateway.Deps{
+	service := newService(log)
+	var g *gateway.Gateway
+	g, err = gateway.New(ctx, cfg, gateway.Deps{
 		Store: db, Cluster: cluster.NewLocal(), Log: log, Version: programVersion(),
+		DataDirLock: lock,
+		Serving: func() { service.tell(daemon.SdNotifyReady, "STATUS=serving "+g.Address().URL) },
 	})
 	if err != nil {
 		return err
@@ -85,17 +99,29 @@ func serve(ctx context.Context, cfg gateway.Config, log *slog.Logger, console io
 		for {
 			select {
 			case <-hup:
+				service.reloading()
 				if err := g.Reload(); err != nil {
 					log.Error("the certificate was not read again", "error", err)
 				} else {
 					log.Info("the certificate was read again")
 				}
+				service.tell(daemon.SdNotifyReady)
 			case <-reloads.Done():
 				return
 			}
 		}
 	}()
-	return g.Run(ctx)
+	stopping := context.AfterFunc(ctx, func() { service.tell(daemon.SdNotifyStopping, "STATUS=shutting down") })
+	defer stopping()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		service.watch(reloads, "serving "+g.Address().URL, g.Health)
+	}()
+	err = g.Run(ctx)
+	end()
+	<-watched
+	return err
 }
 
 // openStore opens the configured database.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -38,8 +39,11 @@ const recordHandshake = 0x16
 // stalls delays no other. It returns when the listener is closed.
 func (g *Gateway) acceptAll(ctx context.Context) error {
 	for {
+		g.beat()
 		conn, err := g.listener.AcceptTCP()
 		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			continue
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):

@@ -16,6 +16,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"socketxp"
@@ -29,6 +30,11 @@ type Deps struct {
 	Log     *slog.Logger
 	Now     func() time.Time // nil: time.Now
 	Version string
+	// DataDirLock is what LockDataDir returned for the data folder, if the caller has
+	// locked it before opening the database in it; New takes it over. Nil: New locks.
+	DataDirLock *os.File
+	// Serving is called once, when connections are taken; nil means nothing.
+	Serving func()
 
 	limits *limits // nil: defaultLimits; tests shorten them
 }
@@ -77,6 +83,11 @@ type Gateway struct {
 	unended              unended
 	rest                 *rest // of the HTTP half
 
+	// accepting is when the accepting goroutine was last seen alive, as Unix
+	// nanoseconds.
+	accepting atomic.Int64
+	serving   func()
+
 	// stopping is closed when Run begins to shut down: what waits for ever (an event
 	// stream) ends by it, while requests that are being served are let finish.
 	stopping chan struct{}
@@ -93,10 +104,13 @@ func (g *Gateway) now() time.Time { return g.clock.Now() }
 // them and to free what New took. A second gateway in the same folder is an error.
 func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	if err := cfg.Validate(); err != nil {
+		if deps.DataDirLock != nil {
+			_ = deps.DataDirLock.Close()
+		}
 		return nil, err
 	}
 	g := &Gateway{
-		cfg: cfg, store: deps.Store, cluster: deps.Cluster, log: deps.Log, version: deps.Version,
+		cfg: cfg, store: deps.Store, cluster: deps.Cluster, log: deps.Log, version: deps.Version, serving: deps.Serving, dirLock: deps.DataDirLock,
 		limits: defaultLimits(), stopping: make(chan struct{}),
 		live: newLive(), offers: newOffers(), handedOn: newHandedOn(), tunnels: make(chan func(context.Context)),
 	}
@@ -124,8 +138,10 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	if err := PrepareDataDir(cfg.DataDir); err != nil {
 		return nil, err
 	}
-	if g.dirLock, err = lockDataDir(cfg.DataDir); err != nil {
-		return nil, err
+	if g.dirLock == nil {
+		if g.dirLock, err = LockDataDir(cfg.DataDir); err != nil {
+			return nil, err
+		}
 	}
 	if err := g.loadClock(ctx, deps.Now); err != nil {
 		return nil, err
@@ -268,6 +284,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	metrics := g.newMetricsServer()
 	if g.metrics != nil {
 		g.all.Go(func() { failed <- metrics.Serve(g.metrics) })
+	}
+	g.beat()
+	if g.serving != nil {
+		g.serving()
 	}
 	g.log.Info("serving", "url", g.url, "listen", g.Addr().String(), "version", g.version)
 

@@ -39,9 +39,9 @@ func PrepareDataDir(dir string) error {
 	return nil
 }
 
-// lockDataDir returns a file that holds the data folder until it is closed, or
+// LockDataDir returns a file that holds the data folder until it is closed, or
 // the process is gone.
-func lockDataDir(dir string) (*os.File, error) {
+func LockDataDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the operator's own folder
 	if err != nil {
 		return nil, fmt.Errorf("lock the data folder: %w", err)
@@ -49,7 +49,7 @@ func lockDataDir(dir string) (*os.File, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another gateway runs in %s", dir)
+			return nil, fmt.Errorf("another gateway runs in %s: one folder, one gateway", dir)
 		}
 		return nil, fmt.Errorf("lock the data folder: %w", err)
 	}

@@ -51,12 +51,12 @@ func TestDataDir(t *testing.T) {
 		}
 	})
 	t.Run("a second process is refused", func(t *testing.T) {
-		first := must[*os.File](t)(lockDataDir(dir))
-		if _, err := lockDataDir(dir); err == nil || !strings.Contains(err.Error(), "another gateway") {
+		first := must[*os.File](t)(LockDataDir(dir))
+		if _, err := LockDataDir(dir); err == nil || !strings.Contains(err.Error(), "another gateway") {
 			t.Errorf("err = %v", err)
 		}
 		_ = first.Close()
-		_ = must[*os.File](t)(lockDataDir(dir)).Close()
+		_ = must[*os.File](t)(LockDataDir(dir)).Close()
 	})
 }
 
