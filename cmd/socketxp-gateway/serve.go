@@ -73,7 +73,7 @@ func serve(ctx context.Context, cfg gateway.Config, log *slog.Logger, console io
 	g, err = gateway.New(ctx, cfg, gateway.Deps{
 		Store: db, Cluster: cluster.NewLocal(), Log: log, Version: programVersion(),
 		DataDirLock: lock,
-		Serving: func() { service.tell(daemon.SdNotifyReady, "STATUS=serving "+g.Address().URL) },
+		Serving:     func() { service.tell(daemon.SdNotifyReady, "STATUS=serving "+g.Address().URL) },
 	})
 	if err != nil {
 		return err
