@@ -23,9 +23,13 @@ type Device struct {
 	CreatedBy   string    // user id: the maker of the token, or of the pre-registration
 	TokenID     string    // the token that registered it; empty if pre-registered
 	DisabledAt  time.Time // zero while enabled
-	LastSeenAt  time.Time // zero if it has never connected
-	RemoteAddr  string    // of its last control channel
-	Facts       Facts
+	// QuarantinedAt is when a second holder of the device's key was found; zero while
+	// there was none. Nobody is let in with the key from then on.
+	QuarantinedAt    time.Time
+	QuarantineReason string    // one line for people
+	LastSeenAt       time.Time // zero if it has never connected
+	RemoteAddr       string    // of its last control channel
+	Facts            Facts
 	// SSHHostKey is the public host key of the built-in SSH server in
 	// authorized_keys form, or empty if it has none.
 	SSHHostKey string
@@ -33,6 +37,7 @@ type Device struct {
 	// GatewayAddress.KnownBy says it; empty if it never said.
 	GatewayKnownBy string
 	Tunnels        []Tunnel // as last reported
+	Sequence       Sequence // never leaves the gateway but to the device itself
 }
 
 // Facts is what an agent says about its machine. It is untrusted text.
@@ -176,6 +181,16 @@ type DeviceStore interface {
 	// gateway's key of that pin for its own. Recent are those seen at seenSince or
 	// later and not disabled.
 	KeyKnowledge(ctx context.Context, pin string, seenSince time.Time) ([]KeyKnowledge, error)
+	// MoveSequences replaces sequences, all or none of it in one transaction, and
+	// reports for each whether it was moved: it is not if it is no longer From, or if
+	// the device is quarantined or gone.
+	MoveSequences(ctx context.Context, moves []SequenceMove) ([]bool, error)
+	// QuarantineDevice quarantines the device if its sequence is still seen;
+	// ErrConflict if it is another by now, or the device is quarantined already.
+	QuarantineDevice(ctx context.Context, accountID, id string, seen Sequence, reason string, entry AuditEntry) error
+	// ReleaseDevice ends a quarantine and the sequence: whoever connects next begins
+	// a new one.
+	ReleaseDevice(ctx context.Context, accountID, id string, entry AuditEntry) (Device, error)
 	// TouchDevices records when devices were last seen. It may be lost.
 	TouchDevices(ctx context.Context, seen []DeviceSeen) error
 
@@ -243,13 +258,15 @@ type DeviceQuery struct {
 	Search   string // part of name, display name, group, hostname or id; case does not matter
 	Group    string
 	Disabled *bool
-	IDs      []string // not nil: only these (used to select by being online)
-	NotIDs   []string // none of these
-	Version  string
-	Sort     DeviceSort // SortByName if empty
-	Desc     bool
-	After    *DeviceCursor
-	Limit    int // 1 to 200
+	// Quarantined selects those that are, or are not, in quarantine.
+	Quarantined *bool
+	IDs         []string // not nil: only these (used to select by being online)
+	NotIDs      []string // none of these
+	Version     string
+	Sort        DeviceSort // SortByName if empty
+	Desc        bool
+	After       *DeviceCursor
+	Limit       int // 1 to 200
 }
 
 // DeviceCursor is the place of the last device of a page in the sort order.

@@ -29,9 +29,10 @@ const (
 	CodeUnavailable     Code = "unavailable"    // the database or the gateway can't answer now
 	CodeDeviceOffline   Code = "device_offline" // no control channel of the device is open
 	CodeDeviceDisabled  Code = "device_disabled"
-	CodeDeviceUnknown   Code = "device_unknown" // the device key is not registered (or the device was deleted)
-	CodeNotPublished    Code = "not_published"  // the device publishes no such destination
-	CodeDialFailed      Code = "dial_failed"    // the device could not reach the published destination
+	CodeQuarantined     Code = "device_quarantined" // a second holder of the device's key was found
+	CodeDeviceUnknown   Code = "device_unknown"     // the device key is not registered (or the device was deleted)
+	CodeNotPublished    Code = "not_published"      // the device publishes no such destination
+	CodeDialFailed      Code = "dial_failed"        // the device could not reach the published destination
 	CodeTooManyLinks    Code = "too_many_links"
 	CodeSessionEnded    Code = "session_ended" // an operator ended the session
 	CodeReplaced        Code = "replaced"      // a newer control channel of the same device took over

@@ -15,10 +15,12 @@ const (
 	EventDeviceOffline    EventType = "device.offline"
 	EventDeviceChanged    EventType = "device.changed"
 	EventDeviceDeleted    EventType = "device.deleted"
-	EventTokenCreated     EventType = "token.created"
-	EventTokenRevoked     EventType = "token.revoked"
-	EventSessionStarted   EventType = "session.started"
-	EventSessionEnded     EventType = "session.ended"
+	// EventDeviceQuarantined says that a second holder of a device's key was found.
+	EventDeviceQuarantined EventType = "device.quarantined"
+	EventTokenCreated      EventType = "token.created"
+	EventTokenRevoked      EventType = "token.revoked"
+	EventSessionStarted    EventType = "session.started"
+	EventSessionEnded      EventType = "session.ended"
 )
 
 // Event is a change that the portal and programs follow live. Events are kept

@@ -127,7 +127,7 @@ func (a *app) publish(ctx context.Context, dir *agent.Dir, tunnels []agent.Tunne
 	target.Token, a.token = "", "" // nobody needs it any more
 	said := false
 	return agent.Connect(ctx, agent.ConnectOptions{
-		Dir: dir, Tunnels: tunnels, Version: programVersion(), Log: a.log(), Problem: a.problem,
+		Dir: dir, Tunnels: tunnels, Version: programVersion(), Log: a.log(), Problem: a.problem, Warning: a.warnOf,
 		Connected: func() {
 			switch {
 			case !said:

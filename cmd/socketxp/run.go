@@ -113,6 +113,13 @@ func (a *app) warn(format string, args ...any) {
 	}
 }
 
+// warnOf is warn for an error that may know what to do.
+func (a *app) warnOf(err error) {
+	if !a.quiet {
+		a.complain(err.Error(), err)
+	}
+}
+
 // say prints a line of success.
 func (a *app) say(format string, args ...any) {
 	if !a.quiet {

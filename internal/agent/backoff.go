@@ -20,7 +20,7 @@ const (
 	// new one.
 	steadyAfter = time.Minute
 
-	// A device that is disabled or unknown, or whose key another agent uses, is not
+	// A device that is disabled, in quarantine or unknown, or whose key another agent uses, is not
 	// let in again until a person has done something.
 	deniedWait   = 5 * time.Minute
 	replacedWait = time.Minute
@@ -46,7 +46,7 @@ func (b *backoff) after(err error, lived time.Duration) (wait time.Duration, soo
 	}
 	least := no.RetryAfter
 	switch no.reason.Code {
-	case socketxp.CodeDeviceDisabled, socketxp.CodeDeviceUnknown, socketxp.CodeVersion, socketxp.CodeUnauthenticated:
+	case socketxp.CodeDeviceDisabled, socketxp.CodeQuarantined, socketxp.CodeDeviceUnknown, socketxp.CodeVersion, socketxp.CodeUnauthenticated:
 		least = max(least, deniedWait)
 	case socketxp.CodeReplaced:
 		least = max(least, replacedWait)

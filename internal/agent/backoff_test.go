@@ -37,6 +37,7 @@ func TestBackoff(t *testing.T) {
 		least      time.Duration
 	}{
 		{socketxp.CodeDeviceDisabled, 0, 5 * time.Minute},
+		{socketxp.CodeQuarantined, 0, 5 * time.Minute},
 		{socketxp.CodeDeviceUnknown, 1, 5 * time.Minute},
 		{socketxp.CodeDeviceUnknown, 3600, time.Hour},
 		{socketxp.CodeReplaced, 0, time.Minute},

@@ -23,10 +23,12 @@ type ConnectOptions struct {
 	// the tunnels, each time anew. Problem is called when it is not, or no longer,
 	// and will be tried again after wait. Joined is called first if another agent
 	// runs in the folder already, to which the tunnels were handed. They are called
-	// one at a time; nil means nothing.
+	// one at a time; nil means nothing. Warning is for what is worth knowing and stops
+	// nothing.
 	Connected func()
 	Problem   func(err error, wait time.Duration)
 	Joined    func()
+	Warning   func(err error)
 }
 
 func (o *ConnectOptions) withDefaults() {
@@ -41,6 +43,9 @@ func (o *ConnectOptions) withDefaults() {
 	}
 	if o.Joined == nil {
 		o.Joined = func() {}
+	}
+	if o.Warning == nil {
+		o.Warning = func(error) {}
 	}
 }
 
@@ -157,6 +162,11 @@ func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
 	if err != nil {
 		return err
 	}
+	if held, err := d.dir.sequence(key.ID); err == nil && held.machine != "" {
+		if here := machineHash(machineIDFiles); here != "" && here != held.machine {
+			o.Warning(movedMachine(d.dir))
+		}
+	}
 	var running sync.WaitGroup
 	running.Go(func() { d.serveLocal(listener) })
 	err = d.stayConnected()
@@ -223,19 +233,15 @@ func (e *goAway) Error() string { return "the gateway asked to connect anew: " +
 func (d *device) serveChannel() error {
 	ctx, cancel := context.WithCancelCause(d.ctx)
 	defer cancel(nil)
-	conn, err := d.gateway.open(ctx, d.key.Key, control.RoleDevice, d.version)
+	report, changed := d.report()
+	d.mu.Lock()
+	key := d.key
+	d.mu.Unlock()
+	conn, welcome, err := d.dir.openDevice(ctx, d.gateway, key, report, d.version)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	report, changed := d.report()
-	if err := conn.Send(ctx, report); err != nil {
-		return unreachable(d.gateway.addr.URL, err)
-	}
-	welcome, err := d.gateway.welcome(ctx, conn)
-	if err != nil {
-		return err
-	}
 	d.keep(welcome)
 	c := &deviceChannel{conn: conn, told: changed, loggedOut: make(chan struct{})}
 	d.turn(c, nil)
@@ -420,7 +426,7 @@ func (d *device) sayLogout(ctx context.Context) error {
 
 // forget wipes what makes this machine the device.
 func (d *Dir) forget() error {
-	return errors.Join(d.wipe(keyFile), d.wipe(authoritiesFile))
+	return errors.Join(d.wipe(keyFile), d.wipe(sequenceFileName), d.wipe(authoritiesFile))
 }
 
 // Logout has the gateway forget the device, and wipes its key in any case. Told is
@@ -459,20 +465,14 @@ func logoutAlone(ctx context.Context, dir *Dir, key DeviceKey, version string) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	conn, err := gw.open(ctx, key.Key, control.RoleDevice, version)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
-	if err := conn.Send(ctx, control.Report{Facts: facts(version), Tunnels: []control.ReportTunnel{}}); err != nil {
-		return err
-	}
-	switch _, err := gw.welcome(ctx, conn); {
+	conn, _, err := dir.openDevice(ctx, gw, key, control.Report{Facts: facts(version), Tunnels: []control.ReportTunnel{}}, version)
+	switch {
 	case socketxp.CodeOf(err) == socketxp.CodeDeviceUnknown:
 		return nil // which is what was wanted
 	case err != nil:
 		return err
 	}
+	defer func() { _ = conn.Close() }()
 	if err := conn.Send(ctx, control.Logout{}); err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 // The files of a work folder. INTERFACE lists them for users.
 const (
 	keyFile          = "device.key"
+	sequenceFileName = "device.seq"
 	lockFile         = "agent.lock"
 	socketFile       = "agent.sock"
 	sshHostKeyFile   = "ssh_host_ed25519_key"

@@ -180,19 +180,29 @@ func (g *gateway) open(ctx context.Context, key ed25519.PrivateKey, role control
 	return c, nil
 }
 
-// welcome waits for the gateway's answer to what was said at the start.
-func (g *gateway) welcome(ctx context.Context, c *control.Conn) (control.Welcome, error) {
+// await waits for the gateway's next word before its welcome. A refusal is an
+// error.
+func (g *gateway) await(ctx context.Context, c *control.Conn) (control.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	m, err := c.Receive(ctx)
 	if err != nil {
-		return control.Welcome{}, unreachable(g.addr.URL, err)
+		return nil, unreachable(g.addr.URL, err)
 	}
-	switch m := m.(type) {
-	case control.Welcome:
-		return m, nil
-	case control.Refused:
-		return control.Welcome{}, refused(m.Code, m.Message, m.Hint, m.RetryAfter)
+	if m, ok := m.(control.Refused); ok {
+		return nil, refused(m.Code, m.Message, m.Hint, m.RetryAfter)
+	}
+	return m, nil
+}
+
+// welcome waits for the gateway's answer to a visitor's Hello.
+func (g *gateway) welcome(ctx context.Context, c *control.Conn) (control.Welcome, error) {
+	m, err := g.await(ctx, c)
+	if err != nil {
+		return control.Welcome{}, err
+	}
+	if w, ok := m.(control.Welcome); ok {
+		return w, nil
 	}
 	return control.Welcome{}, unreachable(g.addr.URL, errors.New("it answered with something else than a welcome"))
 }

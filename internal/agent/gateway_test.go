@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -52,6 +53,9 @@ type bed struct {
 	registerProblem *api.Problem
 	loseAnswer      bool            // register, and close the connection in place of an answer
 	refuseDevice    control.Refused // if it has a code
+	keptHook        func([]byte)    // called with each value that a device says it has kept
+	gone            *bedDevice      // the last one that logged out
+	checkSequence   bool            // take every device for a second one
 	grantAs         func(*control.Granted)
 	registrations   int      // requests that came to the register route
 	pins            []string // that it announces in Welcome
@@ -63,6 +67,8 @@ type bedDevice struct {
 	conn            *control.Conn // nil while offline
 	report          control.Report
 	reports         int
+	shown           [][]byte // values of the sequence, in turn
+	kept            [][]byte // those that were confirmed
 }
 
 type bedOffer struct {
@@ -337,6 +343,9 @@ func (b *bed) device(ctx context.Context, c *control.Conn, d *bedDevice) {
 				continue
 			}
 			welcomed = true
+			if !b.moveSequence(ctx, c, d, m.Sequence) {
+				return
+			}
 			b.mu.Lock()
 			w := control.Welcome{Version: 1, Gateway: "bed", DeviceID: d.id, DeviceName: d.name, DeviceGroup: d.group, GatewayPins: b.pins}
 			b.mu.Unlock()
@@ -353,10 +362,56 @@ func (b *bed) device(ctx context.Context, c *control.Conn, d *bedDevice) {
 				_ = o.visitor.Send(ctx, control.LinkRefused{Visit: visitNumber, Link: o.link, Code: m.Code, Message: m.Message})
 			}
 		case control.Logout:
-			b.with(func() { delete(b.devices, string(d.key)) })
+			b.with(func() {
+				b.gone = d
+				delete(b.devices, string(d.key))
+			})
 			_ = c.Send(ctx, control.LoggedOut{})
 		}
 	}
+}
+
+// moveSequence gives the device the next value of its sequence, if it holds the one
+// before: the bed takes whoever comes otherwise.
+func (b *bed) moveSequence(ctx context.Context, c *control.Conn, d *bedDevice, shown []byte) bool {
+	next := make([]byte, socketxp.SequenceSize)
+	_, _ = rand.Read(next)
+	b.mu.Lock()
+	d.shown = append(d.shown, shown)
+	check := b.checkSequence
+	b.mu.Unlock()
+	if check {
+		nonce := bytes.Repeat([]byte{8}, control.NonceSize)
+		if c.Send(ctx, control.SequenceCheck{Nonce: nonce}) != nil {
+			return false
+		}
+		m, _ := c.Receive(ctx)
+		held, ok := m.(control.SequenceHeld)
+		if !ok || !bytes.Equal(held.Nonce, nonce) {
+			b.t.Errorf("a check was answered by %+v", m)
+		}
+		_ = c.Send(ctx, control.Refused{Code: socketxp.CodeQuarantined, Message: "the device is in quarantine", RetryAfter: 300})
+		_, _ = c.Receive(ctx)
+		return false
+	}
+	if c.Send(ctx, control.SequenceNext{Next: next}) != nil {
+		return false
+	}
+	m, err := c.Receive(ctx)
+	if err != nil {
+		return false
+	}
+	if kept, ok := m.(control.SequenceKept); !ok || !bytes.Equal(kept.Next, next) {
+		b.t.Errorf("the next value was answered by %+v", m)
+		return false
+	}
+	b.with(func() {
+		d.kept = append(d.kept, next)
+		if b.keptHook != nil {
+			b.keptHook(next)
+		}
+	})
+	return true
 }
 
 func (b *bed) visitor(ctx context.Context, c *control.Conn, key ed25519.PublicKey) {
@@ -513,6 +568,7 @@ type agentRun struct {
 	listening chan string
 	dialing   chan string
 	problems  chan error
+	warnings  chan error
 	ended     chan error
 }
 
@@ -520,7 +576,7 @@ func newRun(t *testing.T) (*agentRun, context.Context) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &agentRun{
 		t: t, cancel: cancel, connected: make(chan struct{}, 100), joined: make(chan struct{}, 100),
-		listening: make(chan string, 100), dialing: make(chan string, 100), problems: make(chan error, 1000), ended: make(chan error, 1),
+		listening: make(chan string, 100), dialing: make(chan string, 100), problems: make(chan error, 1000), warnings: make(chan error, 100), ended: make(chan error, 1),
 	}
 	t.Cleanup(func() {
 		cancel()
@@ -549,6 +605,7 @@ func connect(t *testing.T, dir *Dir, tunnels ...Tunnel) *agentRun {
 			Connected: func() { r.connected <- struct{}{} },
 			Joined:    func() { r.joined <- struct{}{} },
 			Problem:   func(err error, _ time.Duration) { r.problems <- err },
+			Warning:   func(err error) { r.warnings <- err },
 		})
 	}()
 	return r

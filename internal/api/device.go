@@ -11,35 +11,38 @@ type DeviceStatus string
 
 // The statuses.
 const (
-	DeviceOnline   DeviceStatus = "online"
-	DeviceOffline  DeviceStatus = "offline"
-	DeviceDisabled DeviceStatus = "disabled"
+	DeviceOnline      DeviceStatus = "online"
+	DeviceOffline     DeviceStatus = "offline"
+	DeviceDisabled    DeviceStatus = "disabled"
+	DeviceQuarantined DeviceStatus = "quarantined"
 )
 
 // Device is a registered machine. What its agent says of it (from os to
 // local_addrs) is unchecked text.
 type Device struct {
-	ID          string       `json:"id"`
-	Name        string       `json:"name"`
-	DisplayName string       `json:"display_name"`
-	Group       string       `json:"group"`
-	Status      DeviceStatus `json:"status" enum:"online,offline,disabled"`
-	Online      bool         `json:"online" doc:"its control channel is open"`
-	Fingerprint string       `json:"fingerprint" doc:"of its key, as ssh shows keys"`
-	CreatedAt   time.Time    `json:"created_at"`
-	CreatedBy   string       `json:"created_by" doc:"user id"`
-	TokenID     string       `json:"token_id,omitempty" doc:"the token that registered it; missing if it was pre-registered"`
-	DisabledAt  *time.Time   `json:"disabled_at,omitempty"`
-	LastSeenAt  *time.Time   `json:"last_seen_at,omitempty"`
-	RemoteAddr  string       `json:"remote_addr,omitempty" doc:"from where it last connected"`
-	OS          string       `json:"os,omitempty"`
-	Arch        string       `json:"arch,omitempty"`
-	Kernel      string       `json:"kernel,omitempty"`
-	Hostname    string       `json:"hostname,omitempty"`
-	Version     string       `json:"version,omitempty" doc:"of its agent"`
-	LocalAddrs  []string     `json:"local_addrs,omitempty"`
-	SSHHostKey  string       `json:"ssh_host_key,omitempty" doc:"of the agent's built-in SSH server"`
-	Tunnels     []Tunnel     `json:"tunnels" nullable:"false" doc:"what it publishes, as last reported"`
+	ID               string       `json:"id"`
+	Name             string       `json:"name"`
+	DisplayName      string       `json:"display_name"`
+	Group            string       `json:"group"`
+	Status           DeviceStatus `json:"status" enum:"online,offline,disabled,quarantined"`
+	Online           bool         `json:"online" doc:"its control channel is open"`
+	Fingerprint      string       `json:"fingerprint" doc:"of its key, as ssh shows keys"`
+	CreatedAt        time.Time    `json:"created_at"`
+	CreatedBy        string       `json:"created_by" doc:"user id"`
+	TokenID          string       `json:"token_id,omitempty" doc:"the token that registered it; missing if it was pre-registered"`
+	DisabledAt       *time.Time   `json:"disabled_at,omitempty"`
+	QuarantinedAt    *time.Time   `json:"quarantined_at,omitempty" doc:"since when it is in quarantine: two machines use its key"`
+	QuarantineReason string       `json:"quarantine_reason,omitempty"`
+	LastSeenAt       *time.Time   `json:"last_seen_at,omitempty"`
+	RemoteAddr       string       `json:"remote_addr,omitempty" doc:"from where it last connected"`
+	OS               string       `json:"os,omitempty"`
+	Arch             string       `json:"arch,omitempty"`
+	Kernel           string       `json:"kernel,omitempty"`
+	Hostname         string       `json:"hostname,omitempty"`
+	Version          string       `json:"version,omitempty" doc:"of its agent"`
+	LocalAddrs       []string     `json:"local_addrs,omitempty"`
+	SSHHostKey       string       `json:"ssh_host_key,omitempty" doc:"of the agent's built-in SSH server"`
+	Tunnels          []Tunnel     `json:"tunnels" nullable:"false" doc:"what it publishes, as last reported"`
 }
 
 // Tunnel is a destination that a device publishes.
@@ -112,13 +115,15 @@ func NewDevice(d socketxp.Device, online bool) Device {
 	switch {
 	case !d.DisabledAt.IsZero():
 		status = DeviceDisabled
+	case !d.QuarantinedAt.IsZero():
+		status = DeviceQuarantined
 	case online:
 		status = DeviceOnline
 	}
 	out := Device{
 		ID: d.ID, Name: d.Name, DisplayName: d.DisplayName, Group: d.Group, Status: status, Online: online,
 		Fingerprint: socketxp.Fingerprint(d.PublicKey), CreatedAt: d.CreatedAt, CreatedBy: d.CreatedBy, TokenID: d.TokenID,
-		DisabledAt: timeOf(d.DisabledAt), LastSeenAt: timeOf(d.LastSeenAt), RemoteAddr: d.RemoteAddr,
+		DisabledAt: timeOf(d.DisabledAt), QuarantinedAt: timeOf(d.QuarantinedAt), QuarantineReason: d.QuarantineReason, LastSeenAt: timeOf(d.LastSeenAt), RemoteAddr: d.RemoteAddr,
 		OS: d.Facts.OS, Arch: d.Facts.Arch, Kernel: d.Facts.Kernel, Hostname: d.Facts.Hostname, Version: d.Facts.Version,
 		LocalAddrs: d.Facts.LocalAddrs, SSHHostKey: d.SSHHostKey, Tunnels: make([]Tunnel, 0, len(d.Tunnels)),
 	}

@@ -148,6 +148,11 @@ func (c *Client) EnableDevice(ctx context.Context, id string) (Device, error) {
 	return get[Device](ctx, c, http.MethodPost, "/devices/"+url.PathEscape(id)+"/enable", nil, nil)
 }
 
+// ReleaseDevice ends a device's quarantine.
+func (c *Client) ReleaseDevice(ctx context.Context, id string) (Device, error) {
+	return get[Device](ctx, c, http.MethodPost, "/devices/"+url.PathEscape(id)+"/release", nil, nil)
+}
+
 // DeleteDevice removes a device.
 func (c *Client) DeleteDevice(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodDelete, "/devices/"+url.PathEscape(id), nil, nil, nil)

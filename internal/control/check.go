@@ -3,6 +3,7 @@ package control
 import (
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -22,6 +23,9 @@ const (
 	maxAddrs      = 16  // as socketxp.Facts.Check
 )
 
+// NonceSize is the number of random bytes of a nonce.
+const NonceSize = 32
+
 func (m Hello) check() error {
 	if m.Version < 1 || m.Version > maxVersion {
 		return errors.New("the version is not 1 to 65536")
@@ -38,6 +42,9 @@ func (m Report) check() error {
 	}
 	if len(m.Tunnels) > socketxp.MaxTunnels {
 		return errors.New("there are more tunnels than one device may publish")
+	}
+	if len(m.Sequence) != 0 && len(m.Sequence) != socketxp.SequenceSize {
+		return errors.New("the sequence is not 16 bytes")
 	}
 	seen := make(map[string]bool, len(m.Tunnels))
 	for _, t := range m.Tunnels {
@@ -56,6 +63,11 @@ func (m Report) check() error {
 	}
 	return checkHostKey(m.SSHHostKey)
 }
+
+func (m SequenceNext) check() error  { return checkSize("sequence", m.Next, socketxp.SequenceSize) }
+func (m SequenceKept) check() error  { return checkSize("sequence", m.Next, socketxp.SequenceSize) }
+func (m SequenceCheck) check() error { return checkSize("nonce", m.Nonce, NonceSize) }
+func (m SequenceHeld) check() error  { return checkSize("nonce", m.Nonce, NonceSize) }
 
 func (m Welcome) check() error {
 	if m.Version < OldestVersion || m.Version > Version {
@@ -192,6 +204,13 @@ func checkIDs(ids ...string) error {
 		if !socketxp.ValidID(id) {
 			return errors.New("an id is not a UUID")
 		}
+	}
+	return nil
+}
+
+func checkSize(what string, b []byte, size int) error {
+	if len(b) != size {
+		return fmt.Errorf("the %s is not %d bytes", what, size)
 	}
 	return nil
 }

@@ -50,6 +50,7 @@ var samples = []Message{
 		Tunnels:    []ReportTunnel{{Destination: "tcp://localhost:22", SSH: true}, {Destination: "https://[::1]:8443"}},
 
 		GatewayKnownBy: aPin + " " + anotherPin,
+		Sequence:       ticket, // of the same size
 	},
 	Welcome{Version: 1, Gateway: "1.0", DeviceID: anID, DeviceName: "sensor12345", DeviceGroup: "temp-sensor", GatewayPins: []string{aPin, anotherPin}, Heartbeat: 60},
 	Refused{Code: socketxp.CodeDeviceDisabled, Message: "the device is disabled", Hint: "ask an owner", RetryAfter: 60},
@@ -69,6 +70,10 @@ var samples = []Message{
 	LinkTicket{Visit: 1, Link: 2, Ticket: ticket},
 	LinkRefused{Visit: 1, Link: 2, Code: socketxp.CodeDeviceOffline, Message: "offline", Hint: "later"},
 	GatewayKeys{Pins: []string{aPin, anotherPin}},
+	SequenceNext{Next: ticket},
+	SequenceKept{Next: ticket},
+	SequenceCheck{Nonce: pubKey}, // of the same size
+	SequenceHeld{Nonce: pubKey},
 }
 
 // sampleFor returns a good message of r's type as it is on a channel of role.
@@ -194,6 +199,10 @@ func opened(t *testing.T, role Role, a, g net.Conn, o Options) (agent, gateway *
 	say(t, agent, gateway, sampleFor(ruleByType[reflect.TypeFor[Hello]()], role))
 	if role == RoleDevice {
 		say(t, agent, gateway, Report{Tunnels: []ReportTunnel{}})
+		say(t, gateway, agent, SequenceCheck{Nonce: pubKey})
+		say(t, agent, gateway, SequenceHeld{Nonce: pubKey})
+		say(t, gateway, agent, SequenceNext{Next: ticket})
+		say(t, agent, gateway, SequenceKept{Next: ticket})
 	}
 	welcome := sampleFor(ruleByType[reflect.TypeFor[Welcome]()], role).(Welcome)
 	welcome.Heartbeat = int(o.Heartbeat / time.Second)

@@ -36,6 +36,9 @@ type Report struct {
 	// GatewayKnownBy says what the device verifies the gateway by, as
 	// socketxp.GatewayAddress.KnownBy; "" does not say.
 	GatewayKnownBy string `json:"gateway_known_by,omitempty"`
+	// Sequence is the value of the device's sequence that it holds; nil for none. Only
+	// the first Report of a channel is asked for it.
+	Sequence []byte `json:"sequence,omitempty"`
 }
 
 // ReportTunnel is a tunnel in its wire form.
@@ -44,7 +47,30 @@ type ReportTunnel struct {
 	SSH         bool   `json:"ssh,omitempty"`
 }
 
-// Welcome answers a device's first Report, or a visitor's Hello.
+// SequenceNext answers a device's first Report: the value to hold from now on. The
+// device writes it down, durably, and then says so.
+type SequenceNext struct {
+	Next []byte `json:"next"`
+}
+
+// SequenceKept says that the device holds the value.
+type SequenceKept struct {
+	Next []byte `json:"next"`
+}
+
+// SequenceCheck answers a device's first Report that shows a value which the one
+// device can't hold: if somebody is there who holds it, let them say so.
+type SequenceCheck struct {
+	Nonce []byte `json:"nonce"`
+}
+
+// SequenceHeld says that an agent is there, on this channel, and holds the value of
+// its Report.
+type SequenceHeld struct {
+	Nonce []byte `json:"nonce"`
+}
+
+// Welcome answers a device's SequenceKept, or a visitor's Hello.
 type Welcome struct {
 	Version     int    `json:"version"`
 	Gateway     string `json:"gateway"` // version of the program

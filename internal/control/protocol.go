@@ -16,9 +16,12 @@ import (
 //
 //   - 1: the first
 //   - 2: GatewayKeys
+//   - 3: the sequence of a device
 const (
-	Version       = 2
+	Version       = 3
 	OldestVersion = 1
+	// SequenceVersion is the first with the sequence of a device.
+	SequenceVersion = 3
 )
 
 // side is an end of the channel.
@@ -86,6 +89,10 @@ var rules = []rule{
 	{0x21, "OfferRefused", OfferRefused{}, agentSide, open | leaving, 0, 0, 8 << 10, strict[OfferRefused]},
 	{0x22, "Logout", Logout{}, agentSide, open, 0, leaving, 64, strict[Logout]},
 	{0x23, "LoggedOut", LoggedOut{}, gatewaySide, leaving, 0, over, 64, strict[LoggedOut]},
+	{0x24, "SequenceNext", SequenceNext{}, gatewaySide, reported, 0, 0, 256, strict[SequenceNext]},
+	{0x25, "SequenceKept", SequenceKept{}, agentSide, reported, 0, 0, 256, strict[SequenceKept]},
+	{0x26, "SequenceCheck", SequenceCheck{}, gatewaySide, reported, 0, 0, 256, strict[SequenceCheck]},
+	{0x27, "SequenceHeld", SequenceHeld{}, agentSide, reported, 0, 0, 256, strict[SequenceHeld]},
 
 	{0x30, "Visit", Visit{}, agentSide, 0, open, 0, 8 << 10, strict[Visit]},
 	{0x31, "Granted", Granted{}, gatewaySide, 0, open, 0, 8 << 10, strict[Granted]},

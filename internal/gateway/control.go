@@ -107,18 +107,7 @@ func (c *channel) begin() (serve func(), err error) {
 // receive waits for a message of type M, for as long as an agent may take to show
 // who it is.
 func receive[M control.Message](c *channel) (M, error) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.g.limits.showWithin)
-	defer cancel()
-	var none M
-	m, err := c.conn.Receive(ctx)
-	if err != nil {
-		return none, err
-	}
-	got, ok := m.(M)
-	if !ok {
-		return none, socketxp.Errorf(socketxp.CodeProtocol, "another message was due")
-	}
-	return got, nil
+	return awaitMessage[M](c.ctx, c.conn, c.g.limits.showWithin)
 }
 
 // tell sends a message. An error needs no further care: the channel is closed by
@@ -259,7 +248,10 @@ func (c *channel) beginDevice(version int) (serve func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	// A fleet that comes back after a restart writes nothing.
+	if err := d.proveSequence(device, version, m.Sequence); err != nil {
+		return nil, err
+	}
+	// A fleet that comes back after a restart writes nothing more.
 	if !sameReport(device, report) {
 		if err := d.record(report, firstReportWithin); err != nil {
 			return nil, err
@@ -310,6 +302,8 @@ func (g *Gateway) admitDevice(c *channel) (socketxp.Device, error) {
 		return socketxp.Device{}, unavailable(err)
 	case !device.DisabledAt.IsZero():
 		err = errDeviceDisabled
+	case !device.QuarantinedAt.IsZero():
+		err = errDeviceQuarantined
 	case !bytes.Equal(device.PublicKey, c.key):
 		return socketxp.Device{}, socketxp.Errorf(socketxp.CodeInternal, "the gateway has a fault")
 	default:
@@ -538,6 +532,8 @@ func (d *deviceChannel) judge(ctx context.Context, p *pass) error {
 		return err
 	case !device.DisabledAt.IsZero():
 		return errDeviceDisabled
+	case !device.QuarantinedAt.IsZero():
+		return errDeviceQuarantined
 	case !bytes.Equal(device.PublicKey, d.key):
 		return socketxp.Errorf(socketxp.CodeDeviceUnknown, "the device has another key now")
 	}

@@ -24,8 +24,7 @@ func TestDeviceConnects(t *testing.T) {
 	r := report("tcp://127.0.0.1:22")
 	r.Tunnels[0].SSH = true
 	r.SSHHostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl root@cam"
-	a.send(r)
-	if m := expect[control.Welcome](a); m.DeviceID != d.ID || m.DeviceName != "cam" || m.DeviceGroup != "sensors" || m.Version != control.Version || m.Gateway != "test" {
+	if m := a.welcome(r); m.DeviceID != d.ID || m.DeviceName != "cam" || m.DeviceGroup != "sensors" || m.Version != control.Version || m.Gateway != "test" {
 		t.Errorf("welcome %+v", m)
 	}
 	if online := must[bool](t)(w.cluster.Online(t.Context(), d.ID)); !online {
@@ -69,8 +68,8 @@ func TestSameReportIsNotWritten(t *testing.T) {
 	before := must[socketxp.Device](t)(w.store.Device(t.Context(), w.account.ID, d.ID))
 	w.store.asked.Store(0)
 	_ = w.connect(d, key, echo, r).conn.Close()
-	if n := w.store.asked.Load(); n != 1 {
-		t.Errorf("a device that came back asked the database %d times, want once for its key", n)
+	if n := w.store.asked.Load(); n != 2 {
+		t.Errorf("a device that came back asked the database %d times, want once for its key and once for its sequence", n)
 	}
 	w.connect(d, key, echo, r, "tcp://127.0.0.1:80")
 	after := must[socketxp.Device](t)(w.store.Device(t.Context(), w.account.ID, d.ID))
@@ -237,8 +236,7 @@ func TestLogout(t *testing.T) {
 	w := start(t)
 	d, key := w.register("cam", "default")
 	a := w.dial(key, control.RoleDevice)
-	a.send(report("tcp://127.0.0.1:22"))
-	expect[control.Welcome](a)
+	a.welcome(report("tcp://127.0.0.1:22"))
 	_, text := w.access()
 	v := w.visitor()
 	v.grant(text, d, 22)
@@ -274,10 +272,9 @@ func TestK17DeviceClock(t *testing.T) {
 			c := tls.Client(w.dialRaw(), cfg)
 			conn := control.NewAgent(c, control.RoleDevice, control.Options{})
 			defer func() { _ = conn.Close() }()
-			a := &agent{w: w, conn: conn}
-			a.send(control.Hello{Version: 1, Role: control.RoleDevice})
-			a.send(report())
-			if m := expect[control.Welcome](a); m.DeviceID != d.ID {
+			a := &agent{w: w, conn: conn, key: key}
+			a.send(control.Hello{Version: control.Version, Role: control.RoleDevice})
+			if m := a.welcome(report()); m.DeviceID != d.ID {
 				t.Errorf("welcome %+v", m)
 			}
 		})

@@ -17,7 +17,7 @@ type devicesIn struct {
 	Name    string           `query:"name" doc:"the one device of exactly this name; the other filters and the sort order then do not count" maxLength:"63"`
 	Search  string           `query:"search" doc:"part of name, display name, group, host name or id; case does not matter" maxLength:"128"`
 	Group   string           `query:"group" maxLength:"63"`
-	Status  api.DeviceStatus `query:"status" enum:"online,offline,disabled"`
+	Status  api.DeviceStatus `query:"status" enum:"online,offline,disabled,quarantined"`
 	Version string           `query:"version" doc:"of the agent, exactly" maxLength:"256"`
 	Sort    string           `query:"sort" default:"name" enum:"name,-name,group,-group,created_at,-created_at,last_seen_at,-last_seen_at" doc:"- before it turns the order round"`
 	Cursor  string           `query:"cursor" maxLength:"2048"`
@@ -51,11 +51,13 @@ func (g *Gateway) listDevices(ctx context.Context, who caller, in *devicesIn) (*
 	yes, no := true, false
 	switch in.Status {
 	case api.DeviceOnline:
-		q.Disabled, q.IDs = &no, append([]string{}, online...)
+		q.Disabled, q.Quarantined, q.IDs = &no, &no, append([]string{}, online...)
 	case api.DeviceOffline:
-		q.Disabled, q.NotIDs = &no, online
+		q.Disabled, q.Quarantined, q.NotIDs = &no, &no, online
 	case api.DeviceDisabled:
 		q.Disabled = &yes
+	case api.DeviceQuarantined:
+		q.Disabled, q.Quarantined = &no, &yes
 	}
 	found, total, err := g.store.Devices(ctx, who.accountID, q)
 	if err != nil {
@@ -112,7 +114,7 @@ func (g *Gateway) answerDevice(ctx context.Context, d socketxp.Device) (*deviceO
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	return &deviceOut{api.NewDevice(d, online && d.DisabledAt.IsZero())}, nil
+	return &deviceOut{api.NewDevice(d, online && d.DisabledAt.IsZero() && d.QuarantinedAt.IsZero())}, nil
 }
 
 type preRegisterIn struct{ Body api.PreRegisterRequest }

@@ -77,7 +77,9 @@ type Gateway struct {
 	// refusals and complaints keep what happens all the time from filling the audit
 	// and the log.
 	refusals, complaints *sampler
-	asksKnowledge        *sampler      // of which devices know the next key: all of them are looked at
+	asksKnowledge        *sampler // of which devices know the next key: all of them are looked at
+	sequences            *sequences
+	moves                *sequenceWriter
 	reporting            chan struct{} // has room for those who may store a report
 	rekeyed              chan struct{} // has one in it when agents are to be told the gateway's keys
 	unended              unended
@@ -127,6 +129,8 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	g.asksKnowledge = newSampler(time.Minute)
 	g.reporting, g.rekeyed = make(chan struct{}, 4), make(chan struct{}, 1)
 	g.rest = newREST(g.limits.http)
+	g.moves = &sequenceWriter{store: g.store, within: g.limits.storeWithin, wake: make(chan struct{}, 1)}
+	g.sequences = &sequences{store: g.store, move: g.moves.move, within: g.limits.storeWithin, talk: g.limits.showWithin}
 	g.presence = newPresence(g)
 	g.relay = relay.New(relay.Options{Wait: g.limits.linkWait, Log: g.log})
 	defer func() {
@@ -274,6 +278,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	unsubscribe := g.cluster.Subscribe(func(h socketxp.Hint) { g.live.hint(work, h) })
 	defer unsubscribe()
 	g.all.Go(func() { g.judgeLoop(work) })
+	g.all.Go(func() { g.moves.run(work) })
 	g.startHousekeeping(work)
 
 	https := g.newHTTPServer(handler)

@@ -64,6 +64,15 @@ type flaky struct {
 	down    atomic.Bool
 	removed atomic.Bool // nobody is a member of anything
 	asked   atomic.Int64
+	// noQuarantine has the database not answer when it is asked for one.
+	noQuarantine atomic.Bool
+}
+
+func (f *flaky) QuarantineDevice(ctx context.Context, accountID, id string, seen socketxp.Sequence, reason string, e socketxp.AuditEntry) error {
+	if f.noQuarantine.Load() {
+		return errDown
+	}
+	return f.Store.QuarantineDevice(ctx, accountID, id, seen, reason, e)
 }
 
 var errDown = &socketxp.Error{Code: socketxp.CodeUnavailable, Message: "the database does not answer", Err: errors.New("down")}
@@ -143,6 +152,7 @@ type world struct {
 	cluster *cluster.Local
 	account socketxp.Account
 	owner   socketxp.User
+	held    *heldValues
 	stop    func() error // of the gateway; may be called more than once
 	// reach opens a raw connection to the gateway; nil is TCP to its port.
 	reach func() (net.Conn, error)
@@ -175,7 +185,7 @@ func startEmpty(t *testing.T, dir string, configure func(*Config, *Deps), change
 		t.Fatal(err)
 	}
 	db := must[*store.DB](t)(store.Open(t.Context(), "sqlite:"+filepath.Join(dir, "gateway.db"), store.Options{}))
-	w := &world{T: t, store: &flaky{Store: db}, cluster: cluster.NewLocal()}
+	w := &world{T: t, store: &flaky{Store: db}, cluster: cluster.NewLocal(), held: &heldValues{values: make(map[string][]byte)}}
 	l := defaultLimits()
 	l.offlineAfter, l.newsEvery = 50*time.Millisecond, 20*time.Millisecond
 	for _, f := range change {
@@ -319,6 +329,53 @@ type agent struct {
 	key  ed25519.PrivateKey
 }
 
+// heldValues are the values of the sequences that the test's devices hold, by key.
+type heldValues struct {
+	mu     sync.Mutex
+	values map[string][]byte
+}
+
+func (h *heldValues) get(key ed25519.PrivateKey) []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.values[string(key)]
+}
+
+func (h *heldValues) set(key ed25519.PrivateKey, value []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.values[string(key)] = value
+}
+
+// report sends a device's first report, with the value that it holds, and takes the
+// next one. It returns what the gateway says then: a Welcome, as a rule.
+func (a *agent) report(r control.Report) control.Message {
+	a.w.Helper()
+	r.Sequence = a.w.held.get(a.key)
+	_ = a.conn.Send(context.Background(), r) // too late for one that is refused by its key alone
+	m, err := a.receive()
+	if next, ok := m.(control.SequenceNext); ok {
+		a.w.held.set(a.key, next.Next)
+		a.send(control.SequenceKept(next))
+		m, err = a.receive()
+	}
+	if err != nil {
+		a.w.Fatal(err)
+	}
+	return m
+}
+
+// welcome reports and must be welcomed.
+func (a *agent) welcome(r control.Report) control.Welcome {
+	a.w.Helper()
+	m := a.report(r)
+	w, ok := m.(control.Welcome)
+	if !ok {
+		a.w.Fatalf("got %T %+v, want a Welcome", m, m)
+	}
+	return w
+}
+
 func (w *world) dial(key ed25519.PrivateKey, role control.Role) *agent {
 	w.Helper()
 	c := tls.Client(w.dialRaw(), w.clientTLS(key))
@@ -399,8 +456,7 @@ func flood(c *link.Conn) {
 func (w *world) connect(d socketxp.Device, key ed25519.PrivateKey, serve func(*link.Conn), tunnels ...string) *testDevice {
 	w.Helper()
 	a := w.dial(key, control.RoleDevice)
-	a.send(report(tunnels...))
-	welcome := expect[control.Welcome](a)
+	welcome := a.welcome(report(tunnels...))
 	if welcome.DeviceID != d.ID || welcome.DeviceName != d.Name || welcome.DeviceGroup != d.Group {
 		w.Fatalf("welcome %+v is for another device than %+v", welcome, d)
 	}

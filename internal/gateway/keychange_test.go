@@ -51,8 +51,7 @@ func (w *world) knows(a *agent, d socketxp.Device, pins ...string) {
 func (w *world) online(d socketxp.Device, key ed25519.PrivateKey) (*agent, control.Welcome) {
 	w.Helper()
 	a := w.dial(key, control.RoleDevice)
-	a.send(report("tcp://127.0.0.1:22"))
-	return a, expect[control.Welcome](a)
+	return a, a.welcome(report("tcp://127.0.0.1:22"))
 }
 
 func quick(l *limits) { l.certEvery = 5 * time.Millisecond }

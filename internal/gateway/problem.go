@@ -27,7 +27,8 @@ func statusOf(err error) int {
 	case socketxp.CodeUnauthenticated, socketxp.CodeTokenExpired, socketxp.CodeTokenNotYet, socketxp.CodeTokenRevoked,
 		socketxp.CodeUsesExhausted, socketxp.CodeDeviceUnknown:
 		return http.StatusUnauthorized
-	case socketxp.CodeWrongPurpose, socketxp.CodeForbidden, socketxp.CodeReauthRequired, socketxp.CodeQuota, socketxp.CodeDeviceDisabled:
+	case socketxp.CodeWrongPurpose, socketxp.CodeForbidden, socketxp.CodeReauthRequired, socketxp.CodeQuota, socketxp.CodeDeviceDisabled,
+		socketxp.CodeQuarantined:
 		return http.StatusForbidden
 	case socketxp.CodeNotFound, socketxp.CodeNotPublished:
 		return http.StatusNotFound

@@ -53,6 +53,11 @@ func (r *router) addDevices() {
 	}, g.disableDevice)
 	add(r, operation{route: write(post, "/devices/{id}/enable", socketxp.RightDevicesWrite, "device.enable"), id: "enable-device", tag: tag, summary: "Enable a device"}, g.enableDevice)
 	add(r, operation{
+		route: write(post, "/devices/{id}/release", socketxp.RightDevicesWrite, "device.release"), id: "release-device", tag: tag, summary: "Release a device from quarantine",
+		description: "Ends the quarantine and begins the device's sequence anew: whoever connects next with its key is taken for the device. " +
+			"For a machine that was set back to a snapshot or restored from a backup, and only if no other copy of its key is left: otherwise `socketxp relogin` on the genuine machine is the way.",
+	}, g.releaseDevice)
+	add(r, operation{
 		route: write(remove, "/devices/{id}", socketxp.RightDevicesWrite, "device.delete"), id: "delete-device", tag: tag, summary: "Delete a device",
 		description: "Cuts it off; it can come back only by being registered again. Its sessions and audit records stay.",
 	}, g.deleteDevice)

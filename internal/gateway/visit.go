@@ -95,6 +95,8 @@ func (t *visit) judgeDevice(ctx context.Context, p *pass) (socketxp.Device, erro
 		return none, err
 	case !device.DisabledAt.IsZero():
 		return none, errDeviceDisabled
+	case !device.QuarantinedAt.IsZero():
+		return none, errVisitQuarantined
 	}
 	return device, judgeScope(token, device, t.port)
 }

@@ -171,6 +171,9 @@ func (g *Gateway) judgeVisit(ctx context.Context, who caller, m control.Visit) (
 	if !device.DisabledAt.IsZero() {
 		return device, none, errDeviceDisabled
 	}
+	if !device.QuarantinedAt.IsZero() {
+		return device, none, errVisitQuarantined
+	}
 	online, err := g.cluster.Online(ctx, device.ID)
 	switch {
 	case err != nil:

@@ -84,8 +84,11 @@ func device(r sqlc.Device) (socketxp.Device, error) {
 		Facts: socketxp.Facts{
 			OS: r.OS, Arch: r.Arch, Kernel: r.Kernel, Hostname: r.Hostname, Version: r.Version, LocalAddrs: addrs,
 		},
-		SSHHostKey:     r.SSHHostKey,
-		GatewayKnownBy: r.GatewayKnownBy,
+		SSHHostKey:       r.SSHHostKey,
+		GatewayKnownBy:   r.GatewayKnownBy,
+		QuarantinedAt:    timeOf(r.QuarantinedAt),
+		QuarantineReason: r.QuarantineReason,
+		Sequence:         socketxp.Sequence{Current: bytesOf(r.Seq), Next: bytesOf(r.SeqNext)},
 	}, nil
 }
 

@@ -74,3 +74,16 @@ WHERE d.account_id = @account_id
   AND (d.name > @after_name OR t.destination > @after_destination)
 ORDER BY d.name, t.destination
 LIMIT @count;
+
+-- Moves a sequence that is as it is thought to be, of a device that may connect.
+-- name: MoveSequence :execrows
+UPDATE devices SET seq = @to_current, seq_next = @to_next
+WHERE account_id = @account_id AND id = @id AND seq = @from_current AND seq_next = @from_next AND quarantined_at = 0;
+
+-- name: QuarantineDevice :execrows
+UPDATE devices SET quarantined_at = @at, quarantine_reason = @reason
+WHERE account_id = @account_id AND id = @id AND seq = @from_current AND seq_next = @from_next AND quarantined_at = 0;
+
+-- name: ReleaseDevice :execrows
+UPDATE devices SET quarantined_at = 0, quarantine_reason = '', seq = @nothing, seq_next = @nothing
+WHERE account_id = @account_id AND id = @id;

@@ -42,7 +42,7 @@ func (q *Queries) DeleteTunnels(ctx context.Context, accountID string, deviceID 
 }
 
 const device = `-- name: Device :one
-SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by FROM devices WHERE account_id = $1 AND id = $2
+SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by, seq, seq_next, quarantined_at, quarantine_reason FROM devices WHERE account_id = $1 AND id = $2
 `
 
 func (q *Queries) Device(ctx context.Context, accountID string, iD string) (Device, error) {
@@ -71,12 +71,16 @@ func (q *Queries) Device(ctx context.Context, accountID string, iD string) (Devi
 		&i.LocalAddrs,
 		&i.SSHHostKey,
 		&i.GatewayKnownBy,
+		&i.Seq,
+		&i.SeqNext,
+		&i.QuarantinedAt,
+		&i.QuarantineReason,
 	)
 	return i, err
 }
 
 const deviceByKey = `-- name: DeviceByKey :one
-SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by FROM devices WHERE public_key = $1
+SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by, seq, seq_next, quarantined_at, quarantine_reason FROM devices WHERE public_key = $1
 `
 
 func (q *Queries) DeviceByKey(ctx context.Context, publicKey []byte) (Device, error) {
@@ -105,12 +109,16 @@ func (q *Queries) DeviceByKey(ctx context.Context, publicKey []byte) (Device, er
 		&i.LocalAddrs,
 		&i.SSHHostKey,
 		&i.GatewayKnownBy,
+		&i.Seq,
+		&i.SeqNext,
+		&i.QuarantinedAt,
+		&i.QuarantineReason,
 	)
 	return i, err
 }
 
 const deviceByName = `-- name: DeviceByName :one
-SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by FROM devices WHERE account_id = $1 AND name = $2
+SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by, seq, seq_next, quarantined_at, quarantine_reason FROM devices WHERE account_id = $1 AND name = $2
 `
 
 func (q *Queries) DeviceByName(ctx context.Context, accountID string, name string) (Device, error) {
@@ -139,6 +147,10 @@ func (q *Queries) DeviceByName(ctx context.Context, accountID string, name strin
 		&i.LocalAddrs,
 		&i.SSHHostKey,
 		&i.GatewayKnownBy,
+		&i.Seq,
+		&i.SeqNext,
+		&i.QuarantinedAt,
+		&i.QuarantineReason,
 	)
 	return i, err
 }
@@ -346,6 +358,84 @@ func (q *Queries) KeyKnowledge(ctx context.Context, arg KeyKnowledgeParams) ([]K
 		return nil, err
 	}
 	return items, nil
+}
+
+const moveSequence = `-- name: MoveSequence :execrows
+UPDATE devices SET seq = $1, seq_next = $2
+WHERE account_id = $3 AND id = $4 AND seq = $5 AND seq_next = $6 AND quarantined_at = 0
+`
+
+type MoveSequenceParams struct {
+	ToCurrent   []byte
+	ToNext      []byte
+	AccountID   string
+	ID          string
+	FromCurrent []byte
+	FromNext    []byte
+}
+
+// Moves a sequence that is as it is thought to be, of a device that may connect.
+func (q *Queries) MoveSequence(ctx context.Context, arg MoveSequenceParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, moveSequence,
+		arg.ToCurrent,
+		arg.ToNext,
+		arg.AccountID,
+		arg.ID,
+		arg.FromCurrent,
+		arg.FromNext,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const quarantineDevice = `-- name: QuarantineDevice :execrows
+UPDATE devices SET quarantined_at = $1, quarantine_reason = $2
+WHERE account_id = $3 AND id = $4 AND seq = $5 AND seq_next = $6 AND quarantined_at = 0
+`
+
+type QuarantineDeviceParams struct {
+	At          int64
+	Reason      string
+	AccountID   string
+	ID          string
+	FromCurrent []byte
+	FromNext    []byte
+}
+
+func (q *Queries) QuarantineDevice(ctx context.Context, arg QuarantineDeviceParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, quarantineDevice,
+		arg.At,
+		arg.Reason,
+		arg.AccountID,
+		arg.ID,
+		arg.FromCurrent,
+		arg.FromNext,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const releaseDevice = `-- name: ReleaseDevice :execrows
+UPDATE devices SET quarantined_at = 0, quarantine_reason = '', seq = $1, seq_next = $1
+WHERE account_id = $2 AND id = $3
+`
+
+type ReleaseDeviceParams struct {
+	Nothing   []byte
+	AccountID string
+	ID        string
+}
+
+func (q *Queries) ReleaseDevice(ctx context.Context, arg ReleaseDeviceParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, releaseDevice, arg.Nothing, arg.AccountID, arg.ID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const reportDevice = `-- name: ReportDevice :execrows

@@ -66,6 +66,10 @@ type Device struct {
 	LocalAddrs        string
 	SSHHostKey        string
 	GatewayKnownBy    string
+	Seq               []byte
+	SeqNext           []byte
+	QuarantinedAt     int64
+	QuarantineReason  string
 }
 
 type DeviceAuthorization struct {
