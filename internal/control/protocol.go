@@ -94,11 +94,11 @@ var rules = []rule{
 	{0x26, "SequenceCheck", SequenceCheck{}, gatewaySide, reported, 0, 0, 256, strict[SequenceCheck]},
 	{0x27, "SequenceHeld", SequenceHeld{}, agentSide, reported, 0, 0, 256, strict[SequenceHeld]},
 
-	{0x30, "Visit", Visit{}, agentSide, 0, open, 0, 8 << 10, strict[Visit]},
+	{0x30, "Visit", Visit{}, agentSide, 0, visitStarted, 0, 8 << 10, strict[Visit]},
 	{0x31, "Granted", Granted{}, gatewaySide, 0, open, 0, 8 << 10, strict[Granted]},
 	{0x32, "Ended", Ended{}, gatewaySide, 0, open, 0, 8 << 10, strict[Ended]},
-	{0x33, "Leave", Leave{}, agentSide, 0, open, 0, 256, strict[Leave]},
-	{0x34, "LinkRequest", LinkRequest{}, agentSide, 0, open, 0, 256, strict[LinkRequest]},
+	{0x33, "Leave", Leave{}, agentSide, 0, visitStarted, 0, 256, strict[Leave]},
+	{0x34, "LinkRequest", LinkRequest{}, agentSide, 0, visitStarted, 0, 256, strict[LinkRequest]},
 	{0x35, "LinkTicket", LinkTicket{}, gatewaySide, 0, open, 0, 256, strict[LinkTicket]},
 	{0x36, "LinkRefused", LinkRefused{}, gatewaySide, 0, open, 0, 8 << 10, strict[LinkRefused]},
 }
