@@ -169,8 +169,11 @@ func (a *app) connectSlave(ctx context.Context, local string, f connectFlags) er
 // visit runs the agent in slave mode.
 func (a *app) visit(ctx context.Context, dir *agent.Dir, target agent.Target, v agent.ConfigVisit) error {
 	return agent.Visit(ctx, agent.VisitOptions{
-		Target: target, Dir: dir, Local: v.Local, DeviceID: v.DeviceID, DeviceName: v.DeviceName, DevicePort: v.DevicePort,
-		Version: programVersion(), Log: a.log(),
+		Peer: agent.Peer{
+			Target: target, Dir: dir, DeviceID: v.DeviceID, DeviceName: v.DeviceName, DeviceHost: v.DeviceHost, DevicePort: v.DevicePort,
+			Version: programVersion(), Log: a.log(),
+		},
+		Local: v.Local,
 		Listening: func(url string) {
 			a.say("Listening for TCP connections at:")
 			a.say("Local URL -> %s", url)

@@ -31,6 +31,7 @@ type Config struct {
 type ConfigVisit struct {
 	Local                LocalPort
 	DeviceID, DeviceName string
+	DeviceHost           string // "" is the one there is
 	DevicePort           int
 }
 
@@ -55,6 +56,7 @@ type configTunnel struct {
 	IotDeviceName  string   `json:"iot_device_name"`
 	IotDeviceGroup string   `json:"iot_device_group"`
 	IotSlave       bool     `json:"iot_slave"`
+	PeerDeviceHost string   `json:"peer_device_host"`
 	PeerDevicePort int      `json:"peer_device_port"`
 }
 
@@ -86,7 +88,7 @@ func ParseConfig(data []byte) (Config, error) {
 		return Config{}, hinted("", "it is larger than %d bytes", maxConfig)
 	}
 	if err := socketxp.StrictUnmarshal(data, &f); err != nil {
-		return Config{}, hinted(nearestKey(err), "%v", err)
+		return Config{}, hinted(nearestKey(err, configFile{}, configTunnel{}), "%v", err)
 	}
 	c := Config{WorkDir: f.WorkDir, AuthToken: f.AuthToken}
 	if c.WorkDir != "" && !filepath.IsAbs(c.WorkDir) {
@@ -137,8 +139,8 @@ func (c *Config) add(t configTunnel) error {
 	if t.IotSlave {
 		return c.addVisit(t)
 	}
-	if t.PeerDevicePort != 0 {
-		return hinted("", "peer_device_port is for iot_slave")
+	if t.PeerDevicePort != 0 || t.PeerDeviceHost != "" {
+		return hinted("", "peer_device_port and peer_device_host are for iot_slave")
 	}
 	dest, err := socketxp.ParseDestination(t.Destination)
 	if err != nil {
@@ -182,8 +184,8 @@ func (c *Config) addVisit(t configTunnel) error {
 	if err != nil {
 		return err
 	}
-	v := ConfigVisit{Local: local, DeviceID: t.IotDeviceID, DeviceName: t.IotDeviceName, DevicePort: t.PeerDevicePort}
-	if err := CheckPeer(v.DeviceID, v.DeviceName, v.DevicePort); err != nil {
+	v := ConfigVisit{Local: local, DeviceID: t.IotDeviceID, DeviceName: t.IotDeviceName, DeviceHost: t.PeerDeviceHost, DevicePort: t.PeerDevicePort}
+	if err := v.check(); err != nil {
 		return err
 	}
 	if t.EnableSSH {
@@ -211,8 +213,8 @@ func CheckPeer(id, name string, port int) error {
 	return nil
 }
 
-// nearestKey returns a hint for a key that is not known.
-func nearestKey(err error) string {
+// nearestKey returns a hint for a key that is not known, of those of the forms.
+func nearestKey(err error, forms ...any) string {
 	quoted, ok := strings.CutPrefix(err.Error(), "unknown key ")
 	if !ok {
 		return ""
@@ -221,7 +223,11 @@ func nearestKey(err error) string {
 	if err != nil {
 		return ""
 	}
-	near := socketxp.Nearest(clip(key), append(socketxp.JSONKeys(configFile{}), socketxp.JSONKeys(configTunnel{})...))
+	var known []string
+	for _, f := range forms {
+		known = append(known, socketxp.JSONKeys(f)...)
+	}
+	near := socketxp.Nearest(clip(key), known)
 	if near == "" {
 		return ""
 	}

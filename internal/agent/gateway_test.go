@@ -57,8 +57,10 @@ type bed struct {
 	gone            *bedDevice      // the last one that logged out
 	checkSequence   bool            // take every device for a second one
 	grantAs         func(*control.Granted)
-	registrations   int      // requests that came to the register route
-	pins            []string // that it announces in Welcome
+	arrived         func()        // called for each connection
+	pairs           []*relay.Pair // of all links
+	registrations   int           // requests that came to the register route
+	pins            []string      // that it announces in Welcome
 }
 
 type bedDevice struct {
@@ -137,6 +139,12 @@ func (b *bed) start() {
 			c, err := l.Accept()
 			if err != nil {
 				return
+			}
+			b.mu.Lock()
+			arrived := b.arrived
+			b.mu.Unlock()
+			if arrived != nil {
+				arrived()
 			}
 			b.serving.Go(func() { b.serve(c) })
 		}
@@ -452,11 +460,24 @@ func (b *bed) visitor(ctx context.Context, c *control.Conn, key ed25519.PublicKe
 				_ = c.Send(ctx, control.LinkRefused{Visit: m.Visit, Link: m.Link, Code: socketxp.CodeDeviceOffline, Message: "the device is offline"})
 				continue
 			}
-			b.with(func() { b.offers[string(pair.DeviceTicket())] = bedOffer{c, m.Link} })
+			b.with(func() {
+				b.offers[string(pair.DeviceTicket())] = bedOffer{c, m.Link}
+				b.pairs = append(b.pairs, pair)
+			})
 			_ = device.Send(ctx, control.Offer{SessionID: granted.SessionID, Ticket: pair.DeviceTicket(), VisitorKey: key, Destination: granted.Destination})
 			_ = c.Send(ctx, control.LinkTicket{Visit: m.Visit, Link: m.Link, Ticket: pair.VisitorTicket()})
 		}
 	}
+}
+
+// cutLinks cuts all links.
+func (b *bed) cutLinks() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range b.pairs {
+		p.Cut()
+	}
+	b.pairs = nil
 }
 
 // deviceByID is called with mu held.
@@ -618,7 +639,7 @@ func (b *bed) visit(dir *Dir, name string, port int, change ...func(*VisitOption
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	o := VisitOptions{Target: Target{Token: b.token()}, Dir: dir, Local: local, DeviceName: name, DevicePort: port, Version: "test"}
+	o := VisitOptions{Peer: Peer{Target: Target{Token: b.token()}, Dir: dir, DeviceName: name, DevicePort: port, Version: "test"}, Local: local}
 	for _, c := range change {
 		c(&o)
 	}

@@ -65,44 +65,59 @@ func validFingerprint(s string) bool {
 // is new. ByName says that it was asked for by its name: then another device of
 // that name is a stranger, too.
 func (d *Dir) know(ctx context.Context, gatewayURL, id, name string, key ed25519.PublicKey, byName bool) error {
+	this := knownDevice{gatewayURL, id, name, socketxp.Fingerprint(key)}
+	// The file is replaced as a whole: to look needs no lock.
+	if known, _, err := d.withDevice(this, byName); err != nil || known {
+		return err
+	}
 	release, err := d.lockKnown(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
+	known, text, err := d.withDevice(this, byName)
+	if err != nil || known {
+		return err
+	}
+	return d.write(knownFile, []byte(text))
+}
+
+// withDevice returns known_devices with this device in it, or known if that is how
+// it is already. It is an error if the device is known by another key.
+func (d *Dir) withDevice(this knownDevice, byName bool) (known bool, text string, err error) {
 	file := d.file(knownFile)
 	data, err := d.read(knownFile, maxKnown, true)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return false, "", err
 	}
 	all, err := parseKnown(data)
 	if err != nil {
-		return hinted("repair the line or remove it", "%s: %v", file, err)
+		return false, "", hinted("repair the line or remove it", "%s: %v", file, err)
 	}
-	this := knownDevice{gatewayURL, id, name, socketxp.Fingerprint(key)}
 	lines := strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
 	if len(data) == 0 {
 		lines = nil
 	}
-	at := slices.IndexFunc(all, func(k knownDevice) bool { return k.gateway == gatewayURL && k.id == id })
-	namesake := slices.IndexFunc(all, func(k knownDevice) bool { return k.gateway == gatewayURL && k.name == name && k.id != id })
+	at := slices.IndexFunc(all, func(k knownDevice) bool { return k.gateway == this.gateway && k.id == this.id })
+	namesake := slices.IndexFunc(all, func(k knownDevice) bool {
+		return k.gateway == this.gateway && k.name == this.name && k.id != this.id
+	})
 	switch {
 	case at >= 0 && all[at].fingerprint != this.fingerprint:
-		return changedKey(file, at, fmt.Sprintf("the device %s (%s)", name, id), all[at].fingerprint, this.fingerprint)
+		return false, "", changedKey(file, at, fmt.Sprintf("the device %s (%s)", this.name, this.id), all[at].fingerprint, this.fingerprint)
 	case at < 0 && byName && namesake >= 0:
-		return changedKey(file, namesake, "the device named "+name, all[namesake].fingerprint, this.fingerprint)
+		return false, "", changedKey(file, namesake, "the device named "+this.name, all[namesake].fingerprint, this.fingerprint)
 	case at >= 0 && all[at] == this:
-		return nil
+		return true, "", nil
 	case at >= 0:
 		lines[at] = this.String() // renamed
 	default:
 		lines = append(lines, this.String())
 	}
-	text := strings.Join(lines, "\n") + "\n"
-	if len(text) > maxKnown {
-		return hinted("remove the lines that are not needed", "%s is full", file)
+	if text = strings.Join(lines, "\n") + "\n"; len(text) > maxKnown {
+		return false, "", hinted("remove the lines that are not needed", "%s is full", file)
 	}
-	return d.write(knownFile, []byte(text))
+	return false, text, nil
 }
 
 // changedKey is as loud as ssh about it.
@@ -112,12 +127,11 @@ func changedKey(file string, index int, who, known, now string) error {
 		"THE DEVICE'S KEY HAS CHANGED: %s was known by the key %s and shows %s now; either it was set up anew, or somebody is in between", who, known, now)
 }
 
-// knowSSHHost has ssh find the built-in server's host key under the local port, or
-// none if key is empty. The key needs no memory of its own: the link that leads to
-// the server proves the device's.
-func (d *Dir) knowSSHHost(ctx context.Context, port int, key string) error {
+// knowSSHHost has ssh find the built-in server's host key under hosts, or none if
+// key is empty. The key needs no memory of its own: the link that leads to the
+// server proves the device's.
+func (d *Dir) knowSSHHost(ctx context.Context, hosts, key string) error {
 	var line string
-	hosts := sshHosts(port)
 	if key != "" {
 		parsed, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(key))
 		if err != nil || len(bytes.TrimSpace(rest)) > 0 {
@@ -125,18 +139,37 @@ func (d *Dir) knowSSHHost(ctx context.Context, port int, key string) error {
 		}
 		line = hosts + " " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(parsed)))
 	}
+	// Most often there is nothing to change, and twenty that start together need not
+	// wait for each other to see that.
+	if now, _, err := d.withSSHHost(hosts, line); err != nil || now {
+		return err
+	}
 	release, err := d.lockKnown(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
+	now, text, err := d.withSSHHost(hosts, line)
+	if err != nil || now {
+		return err
+	}
+	return d.write(sshKnownFile, text)
+}
+
+// withSSHHost returns ssh_known_hosts with line in place of what it says of hosts,
+// or now if that is how it is already.
+func (d *Dir) withSSHHost(hosts, line string) (now bool, text []byte, err error) {
 	data, err := d.read(sshKnownFile, maxKnown, true)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return false, nil, err
 	}
 	var lines []string
 	for l := range strings.Lines(string(data)) {
-		if l = strings.TrimSuffix(l, "\n"); !strings.HasPrefix(l, hosts+" ") {
+		l = strings.TrimSuffix(l, "\n")
+		if line != "" && l == line {
+			return true, data, nil
+		}
+		if !strings.HasPrefix(l, hosts+" ") {
 			lines = append(lines, l)
 		}
 	}
@@ -145,14 +178,10 @@ func (d *Dir) knowSSHHost(ctx context.Context, port int, key string) error {
 	}
 	// Ports that are picked at random leave lines behind; the newest 1,000 will do.
 	lines = lines[max(0, len(lines)-1000):]
-	text := []byte(strings.Join(lines, "\n") + "\n")
-	if len(lines) == 0 {
-		text = nil
+	if len(lines) > 0 {
+		text = []byte(strings.Join(lines, "\n") + "\n")
 	}
-	if bytes.Equal(text, data) {
-		return nil
-	}
-	return d.write(sshKnownFile, text)
+	return bytes.Equal(text, data), text, nil
 }
 
 // sshHosts returns the names under which ssh looks for the host key of a port on
@@ -165,4 +194,14 @@ func sshHosts(port int) string {
 		}
 	}
 	return strings.Join(names, ",")
+}
+
+// sshHostName returns the name under which ssh looks for the host key of a device
+// that it reaches by Proxy, as the block of SSHConfig has it.
+func sshHostName(p Peer) string {
+	name := p.DeviceID + p.DeviceName + SSHDomain
+	if p.DevicePort != 22 {
+		name = "[" + name + "]:" + strconv.Itoa(p.DevicePort)
+	}
+	return name
 }

@@ -81,7 +81,7 @@ func TestKnowAtOnce(t *testing.T) {
 			if err := dir.know(t.Context(), knownGateway, socketxp.NewID(time.Now()), fmt.Sprintf("d%d", i), key, true); err != nil {
 				t.Error(err)
 			}
-			if err := dir.knowSSHHost(t.Context(), 3000+i, ""); err != nil {
+			if err := dir.knowSSHHost(t.Context(), sshHosts(3000+i), ""); err != nil {
 				t.Error(err)
 			}
 		})
@@ -113,7 +113,7 @@ func TestKnowSSHHost(t *testing.T) {
 	}
 	know := func(port int, key string) {
 		t.Helper()
-		if err := dir.knowSSHHost(t.Context(), port, key); err != nil {
+		if err := dir.knowSSHHost(t.Context(), sshHosts(port), key); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -135,7 +135,7 @@ func TestKnowSSHHost(t *testing.T) {
 		t.Error("a port that leads to no built-in server has a key")
 	}
 	for _, bad := range []string{"x", "ssh-ed25519", text(one) + text(two)} {
-		if err := dir.knowSSHHost(t.Context(), 1, bad); err == nil {
+		if err := dir.knowSSHHost(t.Context(), sshHosts(1), bad); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	"socketxp"
 )
 
-// LocalPort is where a slave-mode agent listens: on this machine only, whatever is
-// asked for.
+// LocalPort is where a slave-mode agent listens: on this machine only, unless Bind
+// was told otherwise.
 type LocalPort struct {
 	scheme string
 	addrs  []netip.Addr
@@ -34,14 +34,13 @@ func ParseLocalPort(s string) (LocalPort, error) {
 	if l.scheme != "tcp" && l.scheme != "http" && l.scheme != "https" {
 		return LocalPort{}, bad
 	}
-	v4, v6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
 	switch strings.ToLower(host) {
 	case "localhost":
-		l.addrs = []netip.Addr{v4, v6}
+		l.addrs = loopbacks()
 	case "127.0.0.1":
-		l.addrs = []netip.Addr{v4}
+		l.addrs = loopbacks()[:1]
 	case "::1":
-		l.addrs = []netip.Addr{v6}
+		l.addrs = loopbacks()[1:]
 	default:
 		return LocalPort{}, bad
 	}

@@ -256,5 +256,5 @@ func visitOnce(t *testing.T, target Target) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Visit(t.Context(), VisitOptions{Target: target, Dir: newDir(t), Local: local, DeviceName: "d", DevicePort: 22, Version: "test"})
+	return Visit(t.Context(), VisitOptions{Peer: Peer{Target: target, Dir: newDir(t), DeviceName: "d", DevicePort: 22, Version: "test"}, Local: local})
 }

@@ -1,18 +1,13 @@
 package agent
 
 import (
-	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
 
 	"socketxp"
-	"socketxp/internal/control"
 	"socketxp/internal/link"
 )
 
@@ -23,20 +18,15 @@ const (
 	// grantWithin is how long a new connection waits for a grant when there is none
 	// just now: a gateway's restart takes a few seconds.
 	grantWithin = 10 * time.Second
-	// linkWithin is how long a connection may take to get its link.
-	linkWithin = 20 * time.Second
 )
 
 // VisitOptions configure an agent in slave mode.
 type VisitOptions struct {
-	Target
-	Dir   *Dir
+	Peer
 	Local LocalPort
-	// Exactly one of DeviceID and DeviceName says whose tunnel it is.
-	DeviceID, DeviceName string
-	DevicePort           int
-	Version              string
-	Log                  *slog.Logger // nil logs nothing
+	// Patient has trouble that passes (a device that is offline, say) told by Problem
+	// and tried again also before the first grant.
+	Patient bool
 	// Listening is called once, when the port is bound and the gateway has granted
 	// it, and Granted each time anew that it has. Dialing is called at the first connection. Problem is called when a
 	// connection could not be made, and when the grant is gone for now and will be
@@ -52,26 +42,22 @@ type VisitOptions struct {
 // that is offline, too. After it the agent goes on through trouble that passes, and
 // ends when the gateway has ended the access.
 func Visit(ctx context.Context, o VisitOptions) error {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	gw, _, err := o.resolve()
+	visitor, err := newVisitor(o.Peer)
 	if err != nil {
 		return err
 	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return err
-	}
+	o.Peer = visitor.Peer
 	listeners, port, err := o.Local.listen(ctx)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	v := &visitor{
-		options: o, gateway: gw, key: key, listeners: listeners, port: port, ctx: ctx,
-		deviceID: o.DeviceID, turned: make(chan struct{}), kicked: make(chan struct{}, 1), peers: make(chan struct{}, maxLocalPeers),
+	v := &slave{
+		options: o, visitor: visitor, listeners: listeners, port: port, ctx: ctx,
+		turned: make(chan struct{}), kicked: make(chan struct{}, 1), peers: make(chan struct{}, maxLocalPeers),
 	}
+	visitor.hosts = sshHosts(port)
+	visitor.warn = func(err error) { v.problem(err, 0) }
 	err = v.stayGranted()
 	cancel()
 	closeListeners(listeners)
@@ -79,11 +65,9 @@ func Visit(ctx context.Context, o VisitOptions) error {
 	return err
 }
 
-// visitor is a slave-mode agent.
-type visitor struct {
+// slave is a local port that leads to a tunnel.
+type slave struct {
 	options   VisitOptions
-	gateway   *gateway
-	key       ed25519.PrivateKey // made for this process; proves that all of it is one visitor
 	listeners []net.Listener
 	port      int
 	ctx       context.Context // ends with the agent
@@ -93,17 +77,23 @@ type visitor struct {
 	kicked    chan struct{} // somebody would like a grant
 
 	// Only stayGranted uses these.
-	deviceID string // whom it is about; known from the first grant on
-	granted  bool   // there was a grant
+	visitor *visitor
+	granted bool // there was a grant
 
 	mu    sync.Mutex // guards the following
-	grant *grant     // nil while there is none
+	grant *pooled    // nil while there is none
 	// turned is closed, and replaced, when grant changes.
 	turned chan struct{}
 }
 
+// pooled is a grant with its links, which are used again and again.
+type pooled struct {
+	*grant
+	pool *link.Pool
+}
+
 // stayGranted holds a grant until the agent ends.
-func (v *visitor) stayGranted() error {
+func (v *slave) stayGranted() error {
 	var tries backoff
 	for {
 		started := time.Now()
@@ -111,7 +101,7 @@ func (v *visitor) stayGranted() error {
 		if v.ctx.Err() != nil {
 			return nil //nolint:nilerr // it was told to end
 		}
-		if !v.granted || !passes(err) {
+		if !v.granted && !v.options.Patient || !passes(err) {
 			return err
 		}
 		wait, sooner := tries.after(err, time.Since(started))
@@ -144,35 +134,22 @@ func passes(err error) bool {
 	return false
 }
 
-func (v *visitor) problem(err error, wait time.Duration) {
+func (v *slave) problem(err error, wait time.Duration) {
 	if v.options.Problem != nil {
 		v.options.Problem(err, wait)
 	}
 }
 
-// visit opens a channel, asks for the grant and serves the channel until it is
-// over. It never returns nil.
-func (v *visitor) visit() error {
-	ctx, cancel := context.WithCancelCause(v.ctx)
-	defer cancel(nil)
-	conn, err := v.gateway.open(ctx, v.key, control.RoleVisitor, v.options.Version)
+// visit gets a grant and serves it until it is over. It never returns nil.
+func (v *slave) visit() error {
+	g, _, err := v.visitor.open(v.ctx, false)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }()
-	welcome, err := v.gateway.welcome(ctx, conn)
-	if err != nil {
-		return err
-	}
-	v.gateway.announced(welcome.GatewayPins)
-	granted, err := v.ask(ctx, conn)
-	if err != nil {
-		return err
-	}
-	g := &grant{visitor: v, Granted: granted, conn: conn, ctx: ctx, waiting: make(map[uint32]chan control.Message)}
-	g.pool = &link.Pool{Dial: g.dial}
-	defer func() { _ = g.pool.Close() }()
-	v.use(g)
+	defer g.close()
+	p := &pooled{g, &link.Pool{Dial: g.dial}}
+	defer func() { _ = p.pool.Close() }()
+	v.use(p)
 	defer v.use(nil)
 	if v.options.Granted != nil {
 		v.options.Granted()
@@ -186,96 +163,11 @@ func (v *visitor) visit() error {
 			v.running.Go(func() { v.accept(l) })
 		}
 	}
-	for {
-		m, err := conn.Receive(ctx)
-		if err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				return cause
-			}
-			return unreachable(v.gateway.addr.URL, err)
-		}
-		switch m := m.(type) {
-		case control.LinkTicket:
-			g.answer(m.Visit, m.Link, m)
-		case control.LinkRefused:
-			g.answer(m.Visit, m.Link, m)
-		case control.Ended:
-			if m.Visit == visitNumber {
-				return refused(m.Code, m.Message, m.Hint, 0)
-			}
-		case control.Refused:
-			return refused(m.Code, m.Message, m.Hint, m.RetryAfter)
-		case control.GatewayKeys:
-			v.gateway.announced(m.Pins) // the token knows but those of the day when it was made
-		case control.GoAway:
-			move := time.AfterFunc(time.Duration(m.RetryAfter)*time.Second+jitter(2*firstBound), func() {
-				cancel(&goAway{m.Message})
-			})
-			defer move.Stop()
-		}
-	}
-}
-
-// visitNumber is that of the one visit of each channel.
-const visitNumber = 1
-
-// ask sends the Visit and takes the answer, whose device must be the one that was
-// meant, with the key it had before.
-func (v *visitor) ask(ctx context.Context, conn *control.Conn) (control.Granted, error) {
-	o := v.options
-	request := control.Visit{Visit: visitNumber, Token: o.Token, DeviceID: v.deviceID, Port: o.DevicePort}
-	if v.deviceID == "" {
-		request.DeviceName = o.DeviceName
-	}
-	if err := conn.Send(ctx, request); err != nil {
-		return control.Granted{}, unreachable(v.gateway.addr.URL, err)
-	}
-	answered, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
-	for {
-		m, err := conn.Receive(answered)
-		if err != nil {
-			return control.Granted{}, unreachable(v.gateway.addr.URL, err)
-		}
-		switch m := m.(type) {
-		case control.Granted:
-			return m, v.check(ctx, m)
-		case control.GatewayKeys:
-			v.gateway.announced(m.Pins)
-		case control.Ended:
-			return control.Granted{}, refused(m.Code, m.Message, m.Hint, 0)
-		case control.Refused:
-			return control.Granted{}, refused(m.Code, m.Message, m.Hint, m.RetryAfter)
-		}
-	}
-}
-
-// check compares a grant with what was asked for and with what is known.
-func (v *visitor) check(ctx context.Context, m control.Granted) error {
-	o := v.options
-	dest, err := socketxp.ParseDestination(m.Destination)
-	switch {
-	case err != nil:
-		return err
-	case m.Visit != visitNumber || v.deviceID != "" && m.DeviceID != v.deviceID || v.deviceID == "" && m.DeviceName != o.DeviceName || dest.Port != o.DevicePort:
-		return errors.New("the gateway granted something else than was asked for")
-	}
-	if err := o.Dir.know(ctx, v.gateway.addr.URL, m.DeviceID, m.DeviceName, m.DeviceKey, o.DeviceName != ""); err != nil {
-		return err
-	}
-	v.deviceID = m.DeviceID // never another one of the same name, as long as this runs
-	key := ""
-	if m.SSH {
-		key = m.SSHHostKey
-	}
-	if err := o.Dir.knowSSHHost(ctx, v.port, key); err != nil {
-		v.problem(err, 0)
-	}
-	return nil
+	return g.serve()
 }
 
 // use makes g the grant of new connections; nil takes it away.
-func (v *visitor) use(g *grant) {
+func (v *slave) use(g *pooled) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.grant = g
@@ -284,7 +176,7 @@ func (v *visitor) use(g *grant) {
 }
 
 // awaitGrant returns the grant, waiting a little for one if there is none.
-func (v *visitor) awaitGrant() (*grant, error) {
+func (v *slave) awaitGrant() (*pooled, error) {
 	limit := time.NewTimer(grantWithin)
 	defer limit.Stop()
 	for {
@@ -309,7 +201,7 @@ func (v *visitor) awaitGrant() (*grant, error) {
 }
 
 // accept takes the connections to the local port.
-func (v *visitor) accept(l net.Listener) {
+func (v *slave) accept(l net.Listener) {
 	for {
 		local, err := l.Accept()
 		if err != nil {
@@ -337,7 +229,7 @@ func (v *visitor) accept(l net.Listener) {
 
 // serve carries one local connection. If that can't be done it is reset, as by a
 // port where nobody listens.
-func (v *visitor) serve(local net.Conn) {
+func (v *slave) serve(local net.Conn) {
 	conn, err := v.connect()
 	if err != nil {
 		reset(local)
@@ -359,7 +251,7 @@ func (v *visitor) serve(local net.Conn) {
 }
 
 // connect returns a connection to the device's tunnel.
-func (v *visitor) connect() (*link.Conn, error) {
+func (v *slave) connect() (*link.Conn, error) {
 	g, err := v.awaitGrant()
 	if err != nil {
 		return nil, err
@@ -381,96 +273,4 @@ func reset(local net.Conn) {
 		_ = tcp.SetLinger(0)
 	}
 	_ = local.Close()
-}
-
-// grant is a visit while the gateway grants it.
-type grant struct {
-	control.Granted
-	visitor *visitor
-	conn    *control.Conn
-	ctx     context.Context // the channel's, of which the grant is a part
-	pool    *link.Pool
-
-	mu      sync.Mutex // guards the following
-	number  uint32     // of the last link that was asked for
-	waiting map[uint32]chan control.Message
-}
-
-// dial makes a link: it asks for a ticket and goes to the link door with it.
-func (g *grant) dial(ctx context.Context) (*link.Link, error) {
-	ctx, stop := context.WithTimeout(ctx, linkWithin)
-	defer stop()
-	number, answers := g.expect()
-	defer g.forget(number)
-	// Under the channel's context: a send that is given up closes the channel.
-	if err := g.conn.Send(g.ctx, control.LinkRequest{Visit: visitNumber, Link: number}); err != nil {
-		return nil, unreachable(g.visitor.gateway.addr.URL, err)
-	}
-	ticket, err := g.await(ctx, answers)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := g.visitor.gateway.dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	// The device may still refuse its half; then nobody comes to the other end.
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var watching sync.WaitGroup
-	defer watching.Wait()
-	defer cancel(nil)
-	watching.Go(func() {
-		if _, err := g.await(ctx, answers); err != nil {
-			cancel(err)
-		}
-	})
-	return link.Visit(ctx, raw, ticket, g.visitor.key, bytes.Clone(g.DeviceKey), g.Destination)
-}
-
-// expect returns the number for one more link, and where its answers will be.
-func (g *grant) expect() (uint32, <-chan control.Message) {
-	answers := make(chan control.Message, 2) // a ticket, and a refusal after it
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.number++
-	g.waiting[g.number] = answers
-	return g.number, answers
-}
-
-func (g *grant) forget(number uint32) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.waiting, number)
-}
-
-// answer passes on what the gateway says of a link. What nobody waits for is
-// dropped.
-func (g *grant) answer(visit, number uint32, m control.Message) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if answers := g.waiting[number]; visit == visitNumber && answers != nil {
-		select {
-		case answers <- m:
-		default:
-		}
-	}
-}
-
-// await returns the ticket, or why there is none.
-func (g *grant) await(ctx context.Context, answers <-chan control.Message) ([]byte, error) {
-	select {
-	case m := <-answers:
-		switch m := m.(type) {
-		case control.LinkTicket:
-			return m.Ticket, nil
-		case control.LinkRefused:
-			return nil, refused(m.Code, m.Message, m.Hint, 0)
-		}
-		return nil, errors.New("the gateway answered with something else than a ticket")
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-g.ctx.Done():
-		return nil, unreachable(g.visitor.gateway.addr.URL, errors.New("the control channel is closed"))
-	}
 }
