@@ -40,6 +40,7 @@ type app struct {
 	workDir        string
 	profile        string // named by --profile
 	quiet, verbose bool
+	about          string // begins what is told of one of several things
 
 	mu      sync.Mutex // guards the following
 	trouble string     // lasts, and was told
@@ -56,6 +57,13 @@ func (e usageError) Unwrap() error { return e.error }
 type silent struct{}
 
 func (silent) Error() string { return "" }
+
+// exitStatus is the exit status of a program that ran in this one's place, which
+// has said all there is to say.
+type exitStatus int
+
+func (exitStatus) Error() string { return "" }
+func (exitStatus) Unwrap() error { return silent{} }
 
 // run is the program; it returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -82,7 +90,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 // status returns the exit status that tells of err.
 func status(err error) int {
 	var no *agent.RefusedError
+	var theirs exitStatus
 	switch {
+	case errors.As(err, &theirs):
+		return int(theirs)
 	case errors.As(err, new(usageError)):
 		return statusUsage
 	case errors.As(err, new(*agent.NotRegisteredError)), errors.As(err, new(notSignedIn)):
@@ -97,7 +108,7 @@ func status(err error) int {
 
 // complain prints what went wrong and, if err knows, what to do.
 func (a *app) complain(text string, err error) {
-	_, _ = fmt.Fprintf(a.stderr, "socketxp: %s\n", agent.Printable(text))
+	_, _ = fmt.Fprintf(a.stderr, "socketxp: %s\n", agent.Printable(a.about+text))
 	var e *socketxp.Error
 	if errors.As(err, &e) && e.Hint != "" {
 		a.hint(e.Hint)
@@ -240,6 +251,7 @@ may work later; what is refused (4) will be again.`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(a.loginCommand(), a.connectCommand(), a.statusCommand(), a.tunnelCommand(), a.logoutCommand(),
 		a.signInCommand(), a.signOutCommand(), a.whoAmICommand(), a.profileCommand(),
+		a.sshCommand(), a.proxyCommand(), a.sshConfigCommand(), a.forwardCommand(),
 		a.versionCommand(), a.sftpCommand())
 	return root
 }
