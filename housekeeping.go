@@ -16,6 +16,12 @@ type HousekeepingStore interface {
 	// later, and returns it: time never runs backwards for an expiry.
 	RaiseClock(ctx context.Context, at time.Time) (time.Time, error)
 
+	// BeginEpoch is for a database that was restored from a backup, which knows of no
+	// revocation since: tokens from before are good for nothing until they are
+	// confirmed (TokenStore.ConfirmToken), and all sign-ins end. The audit entry is of
+	// the gateway's own chain.
+	BeginEpoch(ctx context.Context, at time.Time, entry AuditEntry) (Epoch, error)
+
 	// BeginIdempotent claims an Idempotency-Key for a request. When the key is new
 	// (or its claim was left behind for over a minute, or it expired) it returns
 	// (zero, true). When it is known it returns what is stored, with Status 0 while
@@ -34,6 +40,13 @@ type HousekeepingStore interface {
 	Prune(ctx context.Context, now time.Time) error
 	// Ping returns nil if the database answers.
 	Ping(ctx context.Context) error
+}
+
+// Epoch is the time between two restores of the database from a backup.
+type Epoch struct {
+	Number  int64 // how many restores so far
+	Tokens  int   // that would be usable if they were confirmed
+	SignIns int   // that ended
 }
 
 // IdempotentRequest is a write that may be sent again without being done again.

@@ -150,6 +150,9 @@ type TokenStore interface {
 	// returns the ids that this call revoked. A token already revoked stays as it
 	// is and is no error.
 	RevokeToken(ctx context.Context, accountID, id string, at time.Time, entry AuditEntry) ([]string, error)
+	// ConfirmToken makes a token from before a restore (Token.Unconfirmed) good again.
+	// One that needs none stays as it is and is no error.
+	ConfirmToken(ctx context.Context, accountID, id string, entry AuditEntry) error
 	// TouchToken records use. It may be late and may be lost.
 	TouchToken(ctx context.Context, accountID, id string, at time.Time) error
 }

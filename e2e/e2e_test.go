@@ -87,6 +87,7 @@ func TestScripts(t *testing.T) {
 			"holds":    cmdHolds,
 			"lacks":    cmdLacks,
 			"known":    cmdKnown,
+			"signin":   cmdSignIn,
 		},
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"net/http/cookiejar"
 	"strings"
 	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // client talks to the REST API as a person who signed in.
@@ -87,6 +89,16 @@ func (s *stage) owner(url string) (*client, error) {
 		s.signedIn = c
 	}
 	return s.signedIn, nil
+}
+
+// cmdSignIn is `signin`: the owner signs in anew.
+func cmdSignIn(ts *testscript.TestScript, _ bool, _ []string) {
+	s := stageOf(ts)
+	s.mu.Lock()
+	s.signedIn = nil
+	s.mu.Unlock()
+	_, err := s.owner(ts.Getenv("GATEWAY"))
+	check(ts, err)
 }
 
 // ready returns nil when the gateway serves.

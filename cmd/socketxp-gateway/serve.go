@@ -129,15 +129,23 @@ func openStore(ctx context.Context, cfg gateway.Config, log *slog.Logger) (*stor
 	if err := gateway.PrepareDataDir(cfg.DataDir); err != nil {
 		return nil, err
 	}
-	url := cfg.Database
-	if url == "" {
-		dir, err := filepath.Abs(cfg.DataDir)
-		if err != nil {
-			return nil, err
-		}
-		url = "sqlite:" + filepath.Join(dir, "gateway.db")
+	url, err := databaseURL(cfg)
+	if err != nil {
+		return nil, err
 	}
 	return store.Open(ctx, url, store.Options{Log: log})
+}
+
+// databaseURL is what cfg names, or the SQLite file in the data folder.
+func databaseURL(cfg gateway.Config) (string, error) {
+	if cfg.Database != "" {
+		return cfg.Database, nil
+	}
+	dir, err := filepath.Abs(cfg.DataDir)
+	if err != nil {
+		return "", err
+	}
+	return "sqlite:" + filepath.Join(dir, "gateway.db"), nil
 }
 
 // newLogger returns the logger that the configuration asks for.

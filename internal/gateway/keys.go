@@ -19,8 +19,16 @@ const (
 )
 
 // PrepareDataDir makes the data folder with mode 0700 if it is missing. One that
-// others may look into is an error: the keys in it are the gateway.
+// others may look into is an error: the keys in it are the gateway. So is one that
+// a restore has not finished.
 func PrepareDataDir(dir string) error {
+	if err := makeDataDir(dir); err != nil {
+		return err
+	}
+	return errRestoring(dir)
+}
+
+func makeDataDir(dir string) error {
 	if dir == "" {
 		return errors.New("there is no data folder")
 	}
@@ -46,7 +54,7 @@ func LockDataDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the data folder: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := errors.Join(giveAway(f, dir), syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)); err != nil {
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("another gateway runs in %s: one folder, one gateway", dir)

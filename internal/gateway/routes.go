@@ -85,6 +85,11 @@ func (r *router) addTokens() {
 		description: "Ends it and all tokens made with it, at once, and cuts what is open by them. Devices that it registered stay.",
 	}, g.revokeToken)
 	add(r, operation{
+		route: route{method: post, path: "/tokens/{id}/confirm", policy: policy{purpose: socketxp.PurposePortal, right: socketxp.RightTokensAdmin, fresh: true}, action: "token.confirm"},
+		id:    "confirm-token", tag: tag, summary: "Confirm a token after a restore",
+		description: "A gateway that was restored from a backup can't know which tokens were revoked since: those from before are `unconfirmed` and good for nothing until an owner confirms each.",
+	}, g.confirmToken)
+	add(r, operation{
 		route: route{method: post, path: "/tokens/{id}/reveal", policy: policy{purpose: socketxp.PurposePortal, right: socketxp.RightTokensRead, fresh: true}, action: "token.reveal"},
 		id:    "reveal-token", tag: tag, summary: "Show a token's text again",
 		description: "For its maker or an owner. It can be switched off for the whole gateway.",

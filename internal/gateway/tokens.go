@@ -380,6 +380,22 @@ func (g *Gateway) revokeToken(ctx context.Context, who caller, in *idIn) (*struc
 	return nil, nil
 }
 
+// confirmToken makes a token from before a restore good again. What it may do is
+// judged at each use, as ever.
+func (g *Gateway) confirmToken(ctx context.Context, who caller, in *idIn) (*tokenOut, error) {
+	t, err := g.findRow(ctx, who, "token", in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if who.role != socketxp.RoleOwner {
+		return nil, socketxp.Errorf(socketxp.CodeForbidden, "only an owner can confirm a token")
+	}
+	if err := g.store.ConfirmToken(ctx, who.accountID, t.ID, g.entry(who, "token.confirm", "token", t.ID, t.Name)); err != nil {
+		return nil, orMissing(err, "token")
+	}
+	return g.showToken(ctx, who, in)
+}
+
 // revealToken signs a token's claims again: the gateway keeps no token text, and
 // the same claims give the same one.
 func (g *Gateway) revealToken(ctx context.Context, who caller, in *idIn) (*createdTokenOut, error) {

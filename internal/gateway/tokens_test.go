@@ -247,3 +247,35 @@ func TestRevealSwitchedOff(t *testing.T) {
 	_, session := w.newSignIn(0)
 	w.rest().do(post, "/api/v1/tokens/"+tok.ID+"/reveal", "", cookie(session)...).want(t, http.StatusForbidden, socketxp.CodeForbidden)
 }
+
+func TestConfirmToken(t *testing.T) {
+	w := start(t)
+	c := w.rest()
+	tok, text := w.newToken(socketxp.TokenAPI, socketxp.TokenScope{Rights: socketxp.Rights})
+	s := w.play(socketxp.TokenScope{})
+	_, before := w.newSignIn(0)
+	if _, err := w.store.BeginEpoch(t.Context(), w.g.now(), socketxp.AuditEntry{At: w.g.now(), Action: "gateway.restore"}); err != nil {
+		t.Fatal(err)
+	}
+	w.cluster.Publish(socketxp.Hint{})
+	s.isCut(t, socketxp.CodeTokenRevoked)
+	path := "/api/v1/tokens/" + tok.ID
+	refused := c.do(get, "/api/v1/me", "", bearer(text)...).want(t, http.StatusUnauthorized, socketxp.CodeTokenRevoked)
+	if !strings.Contains(refused.detail, "restored from a backup") || refused.hint == "" {
+		t.Errorf("L-10 it is told %q, %q", refused.detail, refused.hint)
+	}
+	c.do(post, path+"/confirm", "", cookie(before)...).want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated)
+	_, stale := w.newSignIn(socketxp.FreshAuth + time.Second)
+	c.do(post, path+"/confirm", "", cookie(stale)...).want(t, http.StatusForbidden, socketxp.CodeReauthRequired)
+	_, admin := w.newSignIn(0)
+	if got := into[api.Token](t, c.do(get, path, "", cookie(admin)...)); got.State != api.TokenUnconfirmed {
+		t.Errorf("it is listed as %s", got.State)
+	}
+	if got := into[api.Token](t, c.do(post, path+"/confirm", "", cookie(admin)...)); got.State != api.TokenLive {
+		t.Errorf("after it was confirmed it is listed as %s", got.State)
+	}
+	c.do(get, "/api/v1/me", "", bearer(text)...).want(t, http.StatusOK, "")
+	if n := w.audited(w.account.ID, "token.confirm", ""); n != 1 {
+		t.Errorf("%d audit records", n)
+	}
+}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"socketxp/internal/store/sqlc"
+
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 )
@@ -130,8 +132,12 @@ func (db *DB) liveSchema(ctx context.Context) ([]string, error) {
 }
 
 // queryStrings returns the one column of a query.
-func (db *DB) queryStrings(ctx context.Context, query string) (_ []string, err error) {
-	rows, err := db.writer.QueryContext(ctx, query)
+func (db *DB) queryStrings(ctx context.Context, query string) ([]string, error) {
+	return stringsOf(ctx, db.writer, query)
+}
+
+func stringsOf(ctx context.Context, db sqlc.DBTX, query string) (_ []string, err error) {
+	rows, err := db.QueryContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
