@@ -31,7 +31,7 @@ func adminCommand() *cobra.Command {
 			func(ctx context.Context, db *store.DB, u socketxp.User, entry socketxp.AuditEntry) (string, error) {
 				return "enabled", db.SetUserDisabled(ctx, u.ID, time.Time{}, entry)
 			}),
-		setPasswordCommand(), rotateSigningKeyCommand(), rotateTLSKeyCommand(), backupCommand(), restoreCommand())
+		setPasswordCommand(), rotateSigningKeyCommand(), rotateTLSKeyCommand(), backupCommand(), restoreCommand(), doctorCommand())
 	cmd.Long = `These commands work on the database directly, also while the gateway runs: it takes
 them into account at once for what is new, and within 30 s for what is open.`
 	return cmd

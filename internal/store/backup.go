@@ -92,7 +92,7 @@ func openExisting(ctx context.Context, from string) (*DB, error) {
 	}
 	pool.SetMaxOpenConns(1)
 	if err := pool.PingContext(ctx); err != nil {
-		return nil, errors.Join(err, pool.Close())
+		return nil, errors.Join(fmt.Errorf("%s can't be read as a SQLite database: %w", path, err), pool.Close())
 	}
 	return &DB{engine: sqliteEngine, writer: pool, reader: pool}, nil
 }
@@ -108,6 +108,7 @@ type Inspection struct {
 	Epoch         int64
 	Users         int
 	Devices       int
+	Keys          []socketxp.SigningKey // of the newest schema only
 }
 
 // ErrEmpty is what Inspect says of a database without tables.
@@ -180,7 +181,12 @@ func Inspect(ctx context.Context, url string, thorough bool) (i Inspection, err 
 	if err := db.writer.QueryRowContext(ctx, `SELECT number FROM epoch WHERE id = 1`).Scan(&i.Epoch); err != nil {
 		return i, fmt.Errorf("read the database: %w", err)
 	}
-	return i, db.checkSchema(ctx)
+	if err := db.checkSchema(ctx); err != nil {
+		return i, err
+	}
+	db.r = sqlc.New(db.reader)
+	i.Keys, err = db.SigningKeys(ctx)
+	return i, err
 }
 
 func sizeOf(path string) (int64, error) {
