@@ -73,6 +73,7 @@ and another one refused, in known_devices of the work folder.`,
 	flags.StringVar(&f.peerName, "peer-device-name", "", "slave mode: the device, by its `NAME`")
 	flags.IntVar(&f.peerPort, "peer-device-port", 0, "slave mode: the `PORT` that the device publishes")
 	alias(flags, map[string]string{"enable-sshd": "enable-ssh"})
+	completeFlag(cmd, "peer-device-name", a.completeDevices())
 	return cmd
 }
 

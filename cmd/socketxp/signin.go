@@ -23,12 +23,12 @@ import (
 // signInFlags are those of `signin`.
 type signInFlags struct {
 	pin, caFile string
-	life        time.Duration
+	life        life
 	browser     bool
 }
 
 func (a *app) signInCommand() *cobra.Command {
-	var f signInFlags
+	f := signInFlags{life: life(30 * day)}
 	cmd := &cobra.Command{
 		Use:   "signin [GATEWAY_URL]",
 		Short: "Sign in to a gateway as a person",
@@ -54,7 +54,7 @@ scripts give --pin or --ca-file.`,
 			if err := exclusive(cmd, "pin", "ca-file"); err != nil {
 				return err
 			}
-			if f.life < time.Minute || f.life > 365*24*time.Hour {
+			if d := time.Duration(f.life); d < time.Minute || d > 365*day {
 				return usage("for example --life 8h", "a sign-in lasts from a minute to 365 days")
 			}
 			return a.signIn(cmd.Context(), first(args), f)
@@ -62,7 +62,7 @@ scripts give --pin or --ca-file.`,
 	}
 	cmd.Flags().StringVar(&f.pin, "pin", "", "the `KEY` by which the gateway is known, as it prints it at its start")
 	cmd.Flags().StringVar(&f.caFile, "ca-file", "", "trust the certificates of this `FILE` for the gateway")
-	cmd.Flags().DurationVar(&f.life, "life", 30*24*time.Hour, "how long the sign-in lasts, for example 8h; 8760h (365 days) at most")
+	cmd.Flags().Var(&f.life, "life", "how long the sign-in lasts, for example 8h; 365d at most")
 	cmd.Flags().BoolVar(&f.browser, "browser", false, "open the page in the browser of this machine")
 	cmd.AddCommand(a.decideCommand("approve", true), a.decideCommand("deny", false))
 	return cmd
@@ -252,8 +252,8 @@ const (
 // authorize shows a person the code and waits for the token that they approve.
 func (a *app) authorize(ctx context.Context, client *api.Client, gateway string, f signInFlags) (api.DeviceToken, error) {
 	host, _ := os.Hostname()
-	life := int64(f.life / time.Second)
-	asked, err := client.AuthorizeDevice(ctx, api.DeviceAuthorizationRequest{Host: agent.Printable(host), ExpiresIn: &life})
+	seconds := int64(time.Duration(f.life) / time.Second)
+	asked, err := client.AuthorizeDevice(ctx, api.DeviceAuthorizationRequest{Host: agent.Printable(host), ExpiresIn: &seconds})
 	if err != nil {
 		return api.DeviceToken{}, agent.APIError(gateway, err)
 	}
@@ -422,13 +422,22 @@ func (a *app) signOutEverywhere(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	var names []string
 	for _, p := range all.List {
 		if p.Token != "" {
-			errs = append(errs, a.signOut(ctx, p))
+			names = append(names, p.Name)
 		}
 	}
-	return errors.Join(errs...)
+	if len(names) == 0 {
+		return signInFirst("you are not signed in")
+	}
+	return a.each(names, func(name string) error {
+		p, err := all.Find(name)
+		if err != nil {
+			return err
+		}
+		return a.signOut(ctx, p)
+	})
 }
 
 // signOut revokes the profile's token and removes it from this machine, also if the

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -80,14 +79,6 @@ func tunnelKind(t agent.TunnelStatus) string {
 
 func ago(t time.Time) string {
 	return fmt.Sprintf("%s (%v)", t.Local().Format(time.DateTime), time.Since(t).Round(time.Second))
-}
-
-func (a *app) printJSON(v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err == nil {
-		_, err = fmt.Fprintf(a.stdout, "%s\n", data)
-	}
-	return err
 }
 
 func (a *app) tunnelCommand() *cobra.Command {

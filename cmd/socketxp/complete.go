@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"socketxp/internal/agent"
+	"socketxp/internal/api"
+
+	"github.com/spf13/cobra"
+)
+
+// completion is what cobra wants of a function that completes an argument or flag.
+type completion = func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective)
+
+// completeWithin is how long a person waits for a completion; then there is none.
+const completeWithin = time.Second
+
+// fixedValues completes a flag from a fixed list.
+func fixedValues(cmd *cobra.Command, flag string, values ...string) {
+	completeFlag(cmd, flag, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return values, cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+// completeFlag sets how a flag is completed.
+func completeFlag(cmd *cobra.Command, flag string, c completion) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, c); err != nil {
+		panic(err) // the flag is not there
+	}
+}
+
+// noCompletion keeps the shell from offering files where none are meant.
+func noCompletion(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
+// firstOnly completes the first argument alone.
+func firstOnly(c completion) completion {
+	return func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return noCompletion(cmd, args, toComplete)
+		}
+		return c(cmd, args, toComplete)
+	}
+}
+
+// fromGateway returns a completion from what the gateway knows. Trouble of any kind
+// is no completion: who presses the tab key wants no error in the middle of a line.
+func (a *app) fromGateway(get func(ctx context.Context, p *person, begin string) ([]string, error)) completion {
+	return func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(cmd.Context(), completeWithin)
+		defer cancel()
+		p, err := a.signedIn()
+		if err != nil {
+			return noCompletion(cmd, args, toComplete)
+		}
+		defer p.Close()
+		found, err := get(ctx, p, toComplete)
+		if err != nil {
+			return noCompletion(cmd, args, toComplete)
+		}
+		var fit []string
+		for _, f := range found {
+			value, about, described := strings.Cut(f, "\t")
+			if !strings.HasPrefix(value, toComplete) || slices.Contains(args, value) {
+				continue
+			}
+			if value = agent.Printable(value); described {
+				value += "\t" + agent.Printable(about)
+			}
+			fit = append(fit, value)
+		}
+		return fit, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeDevices completes names of devices.
+func (a *app) completeDevices() completion {
+	return a.fromGateway(func(ctx context.Context, p *person, begin string) ([]string, error) {
+		page, err := p.Devices(ctx, api.DeviceList{Search: begin, Limit: pageSize})
+		var names []string
+		for _, d := range page.Items {
+			names = append(names, d.Name+"\t"+string(d.Status)+", "+d.Group)
+		}
+		return names, err
+	})
+}
+
+// completeGroups completes names of groups.
+func (a *app) completeGroups() completion {
+	return a.fromGateway(func(ctx context.Context, p *person, _ string) ([]string, error) {
+		groups, err := p.Groups(ctx)
+		var names []string
+		for _, g := range groups {
+			names = append(names, g.Name)
+		}
+		return names, err
+	})
+}
+
+// completeTokens completes ids of live tokens.
+func (a *app) completeTokens() completion {
+	return a.fromGateway(func(ctx context.Context, p *person, _ string) ([]string, error) {
+		page, err := p.Tokens(ctx, api.TokenList{Live: true, Limit: pageSize})
+		var ids []string
+		for _, t := range page.Items {
+			ids = append(ids, t.ID+"\t"+string(t.Kind)+" "+t.Name)
+		}
+		return ids, err
+	})
+}
+
+// completeSessions completes ids of sessions that go on.
+func (a *app) completeSessions() completion {
+	return a.fromGateway(func(ctx context.Context, p *person, _ string) ([]string, error) {
+		live := true
+		page, err := p.Sessions(ctx, api.SessionList{Live: &live, Limit: pageSize})
+		var ids []string
+		for _, s := range page.Items {
+			ids = append(ids, s.ID+"\t"+s.DeviceName+" "+s.Destination)
+		}
+		return ids, err
+	})
+}
