@@ -118,7 +118,7 @@ func (a *app) followEvents(ctx context.Context, p *person, form string, q api.Ev
 			}
 			a.problem(err, retry)
 		}
-		if pause(ctx, retry) != nil {
+		if !pause(ctx, retry) {
 			return nil
 		}
 		retry = min(2*retry, longestRetry)

@@ -426,7 +426,7 @@ func watchList[T any](ctx context.Context, a *app, f listFlags, l list[T], get f
 				return err
 			}
 		}
-		if pause(ctx, f.interval) != nil {
+		if !pause(ctx, f.interval) {
 			return nil
 		}
 	}

@@ -307,8 +307,7 @@ func TestWatchPrintsChanges(t *testing.T) {
 func TestFollowEvents(t *testing.T) {
 	id := func(n int) string { return fmt.Sprintf("019ab6f2-7c1e-7a3b-9d60-%012d", n) }
 	streams := 0
-	var p *person
-	p = newPerson(t, func(w http.ResponseWriter, r *http.Request) {
+	p := newPerson(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/api/v1/events" {
 			answerJSON(t, w, 200, api.Page[api.Event]{Items: []api.Event{{ID: id(1)}}})
 			return

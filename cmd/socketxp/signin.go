@@ -274,7 +274,7 @@ Waiting …
 	defer cancel()
 	interval := min(max(time.Duration(asked.Interval)*time.Second, shortestPoll), longestPoll)
 	for {
-		if err := pause(waiting, interval); err != nil {
+		if !pause(waiting, interval) {
 			if ctx.Err() != nil {
 				return api.DeviceToken{}, ctx.Err()
 			}
@@ -297,15 +297,15 @@ Waiting …
 	}
 }
 
-// pause waits for d, or until ctx ends, which is an error.
-func pause(ctx context.Context, d time.Duration) error {
+// pause waits for d. It returns false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return nil
+		return true
 	case <-ctx.Done():
-		return ctx.Err()
+		return false
 	}
 }
 
