@@ -622,15 +622,15 @@ func TestPayload(t *testing.T) {
 		if _, err := a.Verify(forge(signingKey, genuineHeader(), mustJSON(p)), now); err != nil {
 			t.Error(err)
 		}
-		p["npin"] = "A" + pin[1:]
-		if c, err := a.Verify(forge(signingKey, genuineHeader(), mustJSON(p)), now); err != nil || c.Gateway.NextPin != "A"+pin[1:] {
+		p["npin"] = "B" + pin[1:]
+		if c, err := a.Verify(forge(signingKey, genuineHeader(), mustJSON(p)), now); err != nil || c.Gateway.NextPin != "B"+pin[1:] {
 			t.Errorf("%+v, %v", c, err)
 		}
-		for _, next := range []any{pin, pin[1:], pin + "=", pin + "\n", 1, []string{"A" + pin[1:]}} {
+		for _, next := range []any{pin, pin[1:], pin + "=", pin + "\n", 1, []string{"B" + pin[1:]}} {
 			p["npin"] = next
 			wantRefused(t, a, forge(signingKey, genuineHeader(), mustJSON(p)), now)
 		}
-		p["npin"] = "A" + pin[1:]
+		p["npin"] = "B" + pin[1:]
 		delete(p, "pin")
 		wantRefused(t, a, forge(signingKey, genuineHeader(), mustJSON(p)), now)
 		delete(p, "npin")
