@@ -218,10 +218,12 @@ func (s *session) resize(r *ssh.Request) error {
 	return s.terminal.resize(size)
 }
 
-// report tells the client that there is no more output and how the program ended.
+// report tells the client how the program ended, and that there is no more output.
+// In this order: PuTTY closes the channel as soon as it hears of the output's end, and
+// what is said then is lost.
 func (s *session) report(r result) {
-	_ = s.channel.CloseWrite()
 	_, _ = s.channel.SendRequest(r.request, false, r.payload)
+	_ = s.channel.CloseWrite()
 }
 
 // environment returns all of the program's environment: none of the agent's.

@@ -491,3 +491,29 @@ func FuzzSSHRequest(f *testing.F) {
 		}
 	})
 }
+
+// TestSSHStatusBeforeEnd is for clients that close the channel when the output ends,
+// as PuTTY's programs do: by then they must have the exit status.
+func TestSSHStatusBeforeEnd(t *testing.T) {
+	order := new(saidChannel)
+	(&session{channel: order}).report(exitStatus(7))
+	if got := strings.Join(order.said, ", "); got != "exit-status, end" {
+		t.Errorf("it says %s", got)
+	}
+}
+
+// saidChannel is a channel that notes what is said on it.
+type saidChannel struct {
+	ssh.Channel
+	said []string
+}
+
+func (c *saidChannel) SendRequest(name string, _ bool, _ []byte) (bool, error) {
+	c.said = append(c.said, name)
+	return true, nil
+}
+
+func (c *saidChannel) CloseWrite() error {
+	c.said = append(c.said, "end")
+	return nil
+}
