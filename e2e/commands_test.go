@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -117,6 +118,22 @@ func cmdAPI(ts *testscript.TestScript, neg bool, args []string) {
 	if neg != (status >= 400) {
 		ts.Fatalf("%s %s: status %d: %s", args[0], args[1], status, answer)
 	}
+}
+
+// cmdAwaitAPI is `awaitapi METHOD PATH PATTERN` as the signed-in owner: until the
+// answer matches, or with ! until it doesn't.
+func cmdAwaitAPI(ts *testscript.TestScript, neg bool, args []string) {
+	c, err := stageOf(ts).owner(ts.Getenv("GATEWAY"))
+	check(ts, err)
+	pattern, err := regexp.Compile(args[2])
+	check(ts, err)
+	check(ts, waitFor(20*time.Second, func() error {
+		answer, err := c.must(args[0], args[1], "")
+		if err == nil && pattern.Match(answer) == neg {
+			err = fmt.Errorf("%w: %s", errNotYet, answer)
+		}
+		return err
+	}))
 }
 
 // cmdCapture is `capture VAR PATH`: a value from the JSON on the last command's

@@ -63,7 +63,7 @@ func needs(t testing.TB, names ...string) {
 }
 
 func TestScripts(t *testing.T) {
-	needs(t, "ssh", "sshd", "ssh-keygen", "scp", "sftp", "rsync", "curl", "psql", "nc", "python3")
+	needs(t, "ssh", "sshd", "ssh-keygen", "scp", "sftp", "rsync", "curl", "psql", "nc", "python3", "ansible", "plink", "pscp", "psftp", "puttygen", "lftp")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -80,6 +80,7 @@ func TestScripts(t *testing.T) {
 			"postgres": cmdPostgres,
 			"capture":  cmdCapture,
 			"api":      cmdAPI,
+			"awaitapi": cmdAwaitAPI,
 			"nowhere":  cmdNowhere,
 			"random":   cmdRandom,
 			"fails":    cmdFails,

@@ -22,7 +22,8 @@ func (a *app) forwardCommand() *cobra.Command {
 		Short: "Open many local ports that lead to tunnels of devices",
 		Long: `Opens local ports that lead to tunnels of devices, until Ctrl-C. Each is told once it is
 open and the gateway has granted it. Trouble with one does not end the others: a device
-that is offline is waited for, and what the gateway refuses for good is told.
+that is offline is waited for, and what the gateway refuses for good is told. It needs an
+access token, or that you are signed in.
 
 A file has the form of the slave-mode tunnels in config.json:
   {"tunnels": [{"destination": "tcp://localhost:3000", "iot_device_name": "kiosk",
@@ -90,14 +91,10 @@ func readForwards(args []string) ([]agent.ConfigVisit, error) {
 // forward opens all ports, and returns when the last of them is over: with the first
 // error of one that could not go on.
 func (a *app) forward(ctx context.Context, from tokenFlags, all []agent.ConfigVisit) error {
-	base, err := a.reach(from, agent.Peer{})
-	if err != nil {
-		return err
-	}
 	errs := make([]error, len(all))
 	var running sync.WaitGroup
 	for i, v := range all {
-		running.Go(func() { errs[i] = a.forwardOne(ctx, base, v) })
+		running.Go(func() { errs[i] = a.forwardOne(ctx, from, v) })
 	}
 	running.Wait()
 	for _, err := range errs {
@@ -114,11 +111,30 @@ type told struct{ error }
 func (t told) Unwrap() []error { return []error{t.error, silent{}} }
 
 // forwardOne opens one port. Its troubles are its own, and name it.
-func (a *app) forwardOne(ctx context.Context, peer agent.Peer, v agent.ConfigVisit) error {
-	peer.DeviceID, peer.DeviceName, peer.DeviceHost, peer.DevicePort = v.DeviceID, v.DeviceName, v.DeviceHost, v.DevicePort
+func (a *app) forwardOne(ctx context.Context, from tokenFlags, v agent.ConfigVisit) error {
 	// What was told is remembered for each port.
 	one := &app{stdout: a.stdout, stderr: a.stderr, quiet: a.quiet, about: v.String() + ": "}
-	err := agent.Visit(ctx, agent.VisitOptions{
+	err := a.visitFor(ctx, one, from, v)
+	if err != nil && ctx.Err() == nil {
+		text := err.Error()
+		if errors.As(err, new(*agent.RefusedError)) {
+			text = "the gateway refused: " + text
+		}
+		one.complain(text, err)
+		return err
+	}
+	return nil
+}
+
+func (a *app) visitFor(ctx context.Context, one *app, from tokenFlags, v agent.ConfigVisit) error {
+	peer, release, err := a.reach(ctx, "forward", from, agent.Peer{
+		DeviceID: v.DeviceID, DeviceName: v.DeviceName, DeviceHost: v.DeviceHost, DevicePort: v.DevicePort,
+	})
+	if err != nil {
+		return err
+	}
+	defer release()
+	return agent.Visit(ctx, agent.VisitOptions{
 		Peer: peer, Local: v.Local, Patient: true,
 		Listening: func(url string) {
 			one.well()
@@ -131,12 +147,4 @@ func (a *app) forwardOne(ctx context.Context, peer agent.Peer, v agent.ConfigVis
 		},
 		Problem: func(err error, wait time.Duration) { one.problem(err, wait) },
 	})
-	if err != nil {
-		text := err.Error()
-		if errors.As(err, new(*agent.RefusedError)) {
-			text = "the gateway refused: " + text
-		}
-		one.complain(text, err)
-	}
-	return err
 }

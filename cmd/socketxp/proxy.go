@@ -20,7 +20,8 @@ func (a *app) proxyCommand() *cobra.Command {
 		Use:   "proxy DEVICE PORT",
 		Short: "Connect standard input and output to a tunnel of a device",
 		Long: `Connects standard input and output to a tunnel of a device: what ssh calls a ProxyCommand.
-It opens no port on this machine. The end of either direction is passed on; it ends when
+It opens no port on this machine. It needs an access token, or that you are signed in: then
+one is made for this device and port alone, and revoked at the end. The end of either direction is passed on; it ends when
 both have ended, and 3 s after the device's end if the input has nothing more to say.
 
 DEVICE is a name or an id, and may end in .socketxp. For devices with the agent's own SSH
@@ -74,10 +75,11 @@ func (a *app) proxy(ctx context.Context, from tokenFlags, peer agent.Peer) error
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
 	defer stop()
 	signal.Ignore(syscall.SIGPIPE)
-	peer, err := a.reach(from, peer)
+	peer, release, err := a.reach(ctx, "proxy", from, peer)
 	if err != nil {
 		return err
 	}
+	defer release()
 	err = agent.Proxy(ctx, agent.ProxyOptions{
 		Peer: peer, In: a.stdin, Out: a.stdout,
 		Warn: func(err error) { a.warn("%v", err) },
@@ -93,17 +95,3 @@ type refusedBy struct{ error }
 
 func (r refusedBy) Error() string { return "the gateway refused: " + r.error.Error() }
 func (r refusedBy) Unwrap() error { return r.error }
-
-// reach adds the right to reach a device, and what else every visit needs.
-func (a *app) reach(from tokenFlags, peer agent.Peer) (agent.Peer, error) {
-	var err error
-	if peer.Target, err = a.target(from, ""); err != nil {
-		return peer, err
-	}
-	if peer.Token == "" {
-		return peer, usage("export it as SOCKETXP_AUTHTOKEN, or use --token-file", "it needs an access token")
-	}
-	peer.Dir, err = a.dir("")
-	peer.Version, peer.Log = programVersion(), a.log()
-	return peer, err
-}

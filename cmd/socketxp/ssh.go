@@ -47,7 +47,8 @@ func (a *app) sshCommand() *cobra.Command {
 		Use:   "ssh [USER@]DEVICE [-- COMMAND]",
 		Short: "Log in to a device, or run a command on it",
 		Long: `Runs your own ssh over a link to the device: your configuration, keys and agent work as with
-any host, known there as DEVICE.socketxp. It opens no port on this machine.
+any host, known there as DEVICE.socketxp. It opens no port on this machine. It needs that you
+are signed in (socketxp signin), or an access token.
 
 Where the agent's own SSH server runs, the host key is known through the gateway and the
 login is by your access. An sshd on the device is known by its key as always: ssh asks at
@@ -96,9 +97,17 @@ func (a *app) ssh(f sshFlags, where string, command []string) error {
 	if err != nil {
 		return err
 	}
-	peer, err = a.reach(f.from, peer)
+	peer, err = a.prepare(f.from, peer)
 	if err != nil {
 		return err
+	}
+	if peer.Token == "" {
+		// The proxy makes a token, and revokes it. That there is a sign-in is seen here.
+		p, err := a.signedIn()
+		if err != nil {
+			return err
+		}
+		p.Close()
 	}
 	program, err := findSSH()
 	if err != nil {
@@ -125,10 +134,13 @@ func (a *app) ssh(f sshFlags, where string, command []string) error {
 	}
 	args = append(args, "--", peer.DeviceID+peer.DeviceName+agent.SSHDomain)
 	env := os.Environ()
-	if f.from.file == "" {
-		// ssh runs this program again, which needs it; on a command line everybody could
-		// read it.
+	// ssh runs this program again, which needs them; on a command line everybody could
+	// read them.
+	if f.from.file == "" && a.token != "" {
 		env = append(env, "SOCKETXP_AUTHTOKEN="+a.token)
+	}
+	if a.apiToken != "" {
+		env = append(env, "SOCKETXP_API_TOKEN="+a.apiToken)
 	}
 	return become(append(args, command...), env)
 }
@@ -191,8 +203,10 @@ func (a *app) again(f tokenFlags) (self string, flags []string, err error) {
 		}
 		flags = append(flags, flag.name, path)
 	}
-	if f.gateway != "" {
-		flags = append(flags, "--gateway", f.gateway)
+	for _, flag := range []struct{ name, value string }{{"--gateway", f.gateway}, {"--profile", a.profile}} {
+		if flag.value != "" {
+			flags = append(flags, flag.name, flag.value)
+		}
 	}
 	return self, flags, nil
 }

@@ -25,9 +25,11 @@ such a host in your own configuration, as User or IdentityFile, works as always.
 Host keys of the agent's own SSH server are known through the gateway; those of other
 servers are in your known_hosts, with ssh's question at the first contact.
 
-The token is not written anywhere: it comes from SOCKETXP_AUTHTOKEN, or from the file
-that --token-file names here.`,
-		Example: `  socketxp ssh-config --install
+No token is written anywhere. Where you are signed in, one is made for each connection, for
+that device and port alone; else it comes from SOCKETXP_AUTHTOKEN, or from the file that
+--token-file names here.`,
+		Example: `  socketxp signin https://gateway.example.com
+  socketxp ssh-config --install
   ssh pi@kiosk.socketxp
   scp -P 22 report.pdf pi@kiosk.socketxp:
   rsync -a site/ pi@kiosk.socketxp:/srv/site/

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"socketxp"
+	"socketxp/internal/control"
 )
 
 func TestParseForward(t *testing.T) {
@@ -145,6 +147,42 @@ func TestPatient(t *testing.T) {
 		}
 	})
 	laptop.stop()
+	device.stop()
+}
+
+// TestRenew is a token that runs out while the port is open.
+func TestRenew(t *testing.T) {
+	b := newBed(t)
+	dir, _ := b.login("sensor")
+	echoes := service(t, echo)
+	device := connect(t, dir, echoes)
+	await(t, device.connected)
+	renewed := make(chan string, 10)
+	laptop := b.visit(newDir(t), "sensor", echoes.Destination.Port, func(o *VisitOptions) {
+		o.Renew = func(context.Context) (string, error) {
+			token := b.token()
+			renewed <- token
+			return token, nil
+		}
+	})
+	url := await(t, laptop.listening)
+	await(t, laptop.connected)
+	over := control.Ended{Visit: visitNumber, Code: socketxp.CodeTokenExpired, Message: "the token has expired"}
+	b.tellVisitors(over)
+	token := await(t, renewed)
+	await(t, laptop.connected)
+	if back, err := say(url, "hello"); err != nil || back != "hello" || b.lastToken() != token {
+		t.Errorf("%q, %v", back, err)
+	}
+	if len(laptop.problems) != 0 {
+		t.Error("it was told as a problem")
+	}
+	t.Run("but not again and again", func(t *testing.T) {
+		b.tellVisitors(over)
+		if err := await(t, laptop.ended); socketxp.CodeOf(err) != socketxp.CodeTokenExpired || len(renewed) != 0 {
+			t.Errorf("%v, renewed %d times", err, len(renewed))
+		}
+	})
 	device.stop()
 }
 

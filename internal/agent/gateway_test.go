@@ -59,6 +59,7 @@ type bed struct {
 	grantAs         func(*control.Granted)
 	arrived         func()        // called for each connection
 	pairs           []*relay.Pair // of all links
+	visitToken      string        // of the last visit
 	registrations   int           // requests that came to the register route
 	pins            []string      // that it announces in Welcome
 }
@@ -437,6 +438,7 @@ func (b *bed) visitor(ctx context.Context, c *control.Conn, key ed25519.PublicKe
 		}
 		switch m := m.(type) {
 		case control.Visit:
+			b.with(func() { b.visitToken = m.Token })
 			granted, err := b.grant(m)
 			if err != nil {
 				var e *socketxp.Error
@@ -468,6 +470,13 @@ func (b *bed) visitor(ctx context.Context, c *control.Conn, key ed25519.PublicKe
 			_ = c.Send(ctx, control.LinkTicket{Visit: m.Visit, Link: m.Link, Ticket: pair.VisitorTicket()})
 		}
 	}
+}
+
+// lastToken returns that of the last visit.
+func (b *bed) lastToken() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.visitToken
 }
 
 // cutLinks cuts all links.

@@ -30,8 +30,10 @@ type Peer struct {
 	// DeviceHost is the host of the tunnel, for devices that publish one port of
 	// several; empty is the one there is.
 	DeviceHost string
-	Version    string
-	Log        *slog.Logger // nil logs nothing
+	// Renew returns another token when Token has run out; nil lets the access end then.
+	Renew   func(ctx context.Context) (string, error)
+	Version string
+	Log     *slog.Logger // nil logs nothing
 }
 
 // visitor asks for grants to one tunnel, again and again if need be. One goroutine

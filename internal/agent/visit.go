@@ -95,11 +95,19 @@ type pooled struct {
 // stayGranted holds a grant until the agent ends.
 func (v *slave) stayGranted() error {
 	var tries backoff
+	var renewed time.Time
 	for {
 		started := time.Now()
 		err := v.visit()
 		if v.ctx.Err() != nil {
 			return nil //nolint:nilerr // it was told to end
+		}
+		// A token that has just been got and has run out is the end.
+		if socketxp.CodeOf(err) == socketxp.CodeTokenExpired && v.visitor.Renew != nil && time.Since(renewed) > firstBound {
+			renewed = time.Now()
+			if err = v.renew(); err == nil {
+				continue
+			}
 		}
 		if !v.granted && !v.options.Patient || !passes(err) {
 			return err
@@ -119,6 +127,15 @@ func (v *slave) stayGranted() error {
 		}
 		pause(v.ctx, max(0, wait-firstBound), sooner, v.kicked)
 	}
+}
+
+// renew gets another token. What is open was cut when the old one ran out.
+func (v *slave) renew() error {
+	token, err := v.visitor.Renew(v.ctx)
+	if err == nil {
+		v.visitor.Token = token
+	}
+	return err
 }
 
 // passes reports whether the grant that was lost may be had again.
