@@ -89,6 +89,7 @@ func TestScripts(t *testing.T) {
 			"lacks":    cmdLacks,
 			"known":    cmdKnown,
 			"signin":   cmdSignIn,
+			"disk":     cmdDisk,
 		},
 	})
 }
@@ -97,6 +98,9 @@ func TestScripts(t *testing.T) {
 func setup(env *testscript.Env) error {
 	s := &stage{work: env.WorkDir, procs: make(map[string]*process)}
 	env.Values[stageKey{}] = s
+	disks := &mounted{}
+	env.Values[mountedKey{}] = disks
+	env.Defer(disks.unmount) // after the programs that use them have ended
 	env.Defer(s.stopAll)
 	env.Setenv("PATH", programs+string(filepath.ListSeparator)+os.Getenv("PATH")+":/usr/sbin")
 	env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 )
 
 // The files of a work folder. INTERFACE lists them for users.
@@ -169,6 +170,27 @@ func (d *Dir) commit(name string) error {
 		return err
 	}
 	return syncDir(d.path)
+}
+
+// overwrite replaces the text of a file by one that is as long, durably, in the
+// place that it has: for a disk that has no room for a second one. A power cut in
+// the middle of it can leave a mixture, where a disk does not write a sector whole.
+func (d *Dir) overwrite(name string, data []byte) error {
+	f, err := os.OpenFile(d.file(name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err == nil && st.Size() != int64(len(data)) {
+		err = fmt.Errorf("%s: %w", d.file(name), syscall.ENOSPC)
+	}
+	if err == nil {
+		_, err = f.WriteAt(data, 0)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // wipe overwrites a file and removes it, durably. On flash and on file systems

@@ -168,3 +168,24 @@ func TestLock(t *testing.T) {
 	}
 	release()
 }
+
+func TestOverwrite(t *testing.T) {
+	d, err := OpenDir(filepath.Join(t.TempDir(), "work"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.write("a", []byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.overwrite("a", []byte("behind")); err != nil {
+		t.Error(err)
+	}
+	for name, text := range map[string]string{"a": "longer than that", "b": "nothing"} {
+		if d.overwrite(name, []byte(text)) == nil {
+			t.Errorf("%s was overwritten", name)
+		}
+	}
+	if got, err := os.ReadFile(d.file("a")); err != nil || string(got) != "behind" {
+		t.Errorf("it holds %q, %v", got, err)
+	}
+}

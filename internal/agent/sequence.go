@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"syscall"
 
 	"socketxp"
 	"socketxp/internal/control"
@@ -73,7 +74,11 @@ func (d *Dir) sequence(id string) (sequence, error) {
 func (d *Dir) keepSequence(id string, s sequence) error {
 	data, err := json.MarshalIndent(sequenceFile{DeviceID: id, Sequence: base64.RawURLEncoding.EncodeToString(s.value), Machine: s.machine}, "", "  ")
 	if err == nil {
-		err = d.write(sequenceFileName, append(data, '\n'))
+		data = append(data, '\n')
+		if err = d.write(sequenceFileName, data); errors.Is(err, syscall.ENOSPC) {
+			// A device with a full disk is one that somebody wants to reach.
+			err = d.overwrite(sequenceFileName, data)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", d.file(sequenceFileName), err)

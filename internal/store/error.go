@@ -36,7 +36,7 @@ func wrap(ctx context.Context, op string, err error) error {
 	return fmt.Errorf("%s: %w", op, err)
 }
 
-func withCause(e *socketxp.Error, cause error) error {
+func withCause(e *socketxp.Error, cause error) *socketxp.Error {
 	c := *e
 	c.Err = cause
 	return &c
@@ -45,6 +45,26 @@ func withCause(e *socketxp.Error, cause error) error {
 // errUnstorable is what a value meets that breaks a CHECK of the schema, or is no
 // text that a database can hold.
 var errUnstorable = socketxp.Errorf(socketxp.CodeInvalid, "a value can't be stored")
+
+// What a database on a disk that is full, or broken, can't do now.
+var (
+	errDiskFull  = socketxp.Errorf(socketxp.CodeUnavailable, "the gateway's disk is full").WithHint("its operator has to make room")
+	errDiskFails = socketxp.Errorf(socketxp.CodeUnavailable, "the gateway's disk fails").WithHint("its operator has to look at it: socketxp-gateway admin doctor")
+)
+
+// brokeDisk reports whether err is of a disk that did not keep what it was given.
+// What it has of that, nobody knows from then on.
+func brokeDisk(err error) bool {
+	var lite *sqlite.Error
+	if !errors.As(err, &lite) {
+		return false
+	}
+	switch lite.Code() {
+	case sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE:
+		return true
+	}
+	return false
+}
 
 // meaning returns what a driver's error is to the domain, or nil for a fault.
 func meaning(err error) *socketxp.Error {
@@ -74,7 +94,11 @@ func meaningOfSQLite(code int) *socketxp.Error {
 		return errUnstorable
 	}
 	switch code & 0xff {
-	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN:
+	case sqlite3.SQLITE_FULL:
+		return errDiskFull
+	case sqlite3.SQLITE_IOERR:
+		return errDiskFails
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN:
 		return socketxp.ErrUnavailable
 	}
 	return nil

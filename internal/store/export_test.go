@@ -54,3 +54,78 @@ func (db *DB) DeviceListSQL(accountID string, q socketxp.DeviceQuery) (string, [
 	err := errors.Join(db.selectDevices(&s, accountID, q), orderDevices(&s, q))
 	return s.sql.String(), s.args, err
 }
+
+// ErrInjected is what a step fails with that FailAt says.
+var ErrInjected = errors.New("injected")
+
+// FailAt makes step n of each transaction fail, counted from 1: its statements in
+// their order, and then the commit. With after it fails once it is done, as when
+// the answer is lost. It returns how many steps the last transaction has had; 0
+// lets none fail.
+func (db *DB) FailAt(n int, after bool) (steps *int) {
+	steps = new(int)
+	step := func(do func() error) error {
+		*steps++
+		if *steps != n {
+			return do()
+		}
+		if after {
+			if err := do(); err != nil {
+				return err
+			}
+		}
+		return ErrInjected
+	}
+	db.failing = &failing{
+		statements: func(tx sqlc.DBTX) sqlc.DBTX {
+			*steps = 0
+			return failingTx{tx, step}
+		},
+		commit: func(tx *sql.Tx) func() error { return func() error { return step(tx.Commit) } },
+	}
+	return steps
+}
+
+// Heal ends what FailAt began.
+func (db *DB) Heal() { db.failing = nil }
+
+type failingTx struct {
+	sqlc.DBTX
+	step func(do func() error) error
+}
+
+func (f failingTx) ExecContext(ctx context.Context, query string, args ...any) (r sql.Result, err error) {
+	err = f.step(func() error {
+		r, err = f.DBTX.ExecContext(ctx, query, args...)
+		return err
+	})
+	return r, err
+}
+
+func (f failingTx) QueryContext(ctx context.Context, query string, args ...any) (r *sql.Rows, err error) {
+	err = f.step(func() error {
+		r, err = f.DBTX.QueryContext(ctx, query, args...) //nolint:rowserrcheck // who asked checks it
+		return err
+	})
+	if err != nil && r != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, err
+}
+
+// QueryRowContext fails by a context that is over: a row can't hold our error.
+func (f failingTx) QueryRowContext(ctx context.Context, query string, args ...any) (r *sql.Row) {
+	err := f.step(func() error {
+		r = f.DBTX.QueryRowContext(ctx, query, args...)
+		return nil
+	})
+	if err != nil {
+		if r != nil { // it is to be done, and its answer lost
+			_ = r.Scan()
+		}
+		over, cancel := context.WithCancel(ctx)
+		cancel()
+		return f.DBTX.QueryRowContext(over, query, args...)
+	}
+	return r
+}

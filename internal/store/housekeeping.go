@@ -31,7 +31,11 @@ func (db *DB) InitSetting(ctx context.Context, key, value string) (string, error
 
 // RaiseClock implements socketxp.HousekeepingStore.
 func (db *DB) RaiseClock(ctx context.Context, at time.Time) (time.Time, error) {
+	if err := db.writable(); err != nil {
+		return time.Time{}, wrap(ctx, "raise clock", err)
+	}
 	high, err := db.w.RaiseClock(ctx, micros(at))
+	db.note(err)
 	if err != nil {
 		return time.Time{}, wrap(ctx, "raise clock", err)
 	}
@@ -133,6 +137,9 @@ func (db *DB) Prune(ctx context.Context, now time.Time) error {
 
 // Ping implements socketxp.HousekeepingStore.
 func (db *DB) Ping(ctx context.Context) error {
+	if err := db.writable(); err != nil {
+		return wrap(ctx, "ping", err)
+	}
 	var one int
 	return wrap(ctx, "ping", db.reader.QueryRowContext(ctx, `SELECT 1`).Scan(&one))
 }

@@ -1,8 +1,10 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -237,5 +239,65 @@ func TestPostgresLost(t *testing.T) {
 	wantCode(t, s.Ping(t.Context()), socketxp.CodeUnavailable)
 	if err := s.Ping(canceled(t)); !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled context: %v", err)
+	}
+}
+
+// What is left of SQLite's log says how far the database had come. Wherever it is
+// cut off or damaged, what opens is whole: all acts up to some one, and none in part.
+func TestSQLiteLogDamaged(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "socketxp.db")
+	s := open(t, "sqlite:"+path)
+	acme := newTenant(t, s, "acme")
+	mustExec(t, raw(t, "sqlite:"+path), `PRAGMA wal_checkpoint(TRUNCATE)`)
+	const acts = 4
+	for i := range acts {
+		acme.newDevice(fmt.Sprintf("dev-%d", i))
+	}
+	read := func(name string) []byte {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	database, log := read("socketxp.db"), read("socketxp.db-wal")
+	damaged := map[string][]byte{"P-21 no log": nil, "P-21 a log of something else": []byte(strings.Repeat("something else\n", 1000)), "a whole log": log}
+	const frame = 4096 + 24
+	for at := 0; at < len(log); at += frame {
+		damaged[fmt.Sprintf("P-21 cut off at %d", at)] = log[:at]
+		damaged[fmt.Sprintf("P-21 cut off at %d", at+100)] = log[:min(at+100, len(log))]
+		changed := bytes.Clone(log)
+		changed[min(at+200, len(log)-1)] ^= 1
+		damaged[fmt.Sprintf("P-21 changed at %d", at+200)] = changed
+	}
+	seen := map[int]bool{}
+	for name, log := range damaged {
+		crashed := t.TempDir()
+		path := filepath.Join(crashed, "socketxp.db")
+		if err := errors.Join(os.WriteFile(path, database, 0o600), os.WriteFile(path+"-wal", log, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(name, func(t *testing.T) {
+			again := *acme
+			again.t, again.store = t, open(t, "sqlite:"+path)
+			devices, n, err := again.store.Devices(t.Context(), acme.id, socketxp.DeviceQuery{Limit: 100})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range n {
+				again.device(fmt.Sprintf("dev-%d", i))
+			}
+			if records := len(again.chain()); records != n+1 || len(devices) != n {
+				t.Errorf("%d devices and %d audit records", n, records)
+			}
+			if _, err := store.Inspect(t.Context(), "sqlite:"+path, true); err != nil {
+				t.Error(err)
+			}
+			seen[n] = true
+		})
+	}
+	if len(seen) != acts+1 {
+		t.Errorf("not every number of acts was met: %v", seen)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"socketxp"
@@ -44,6 +45,12 @@ type DB struct {
 	// both are the same pool.
 	writer, reader *sql.DB
 	w, r           *sqlc.Queries
+	// broken is set when a write to the disk or its fsync has failed: from then on
+	// nothing is written, and nothing acknowledged, until the database is opened anew
+	// and finds what the disk really has.
+	broken atomic.Pointer[socketxp.Error]
+	// failing makes steps of transactions fail; nil but in tests.
+	failing *failing
 }
 
 // engine is what differs between the databases.
@@ -75,7 +82,7 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
 	}
-	db.w, db.r = sqlc.New(db.writer), sqlc.New(db.reader)
+	db.w, db.r = sqlc.New(guarded{db.writer, db}), sqlc.New(db.reader)
 	return db, nil
 }
 
@@ -119,15 +126,66 @@ func (db *DB) tx(ctx context.Context, op string, do func(q *sqlc.Queries) error)
 }
 
 func (db *DB) tryTx(ctx context.Context, do func(q *sqlc.Queries) error) error {
+	if err := db.writable(); err != nil {
+		return err
+	}
+	err := db.runTx(ctx, do)
+	db.note(err)
+	return err
+}
+
+func (db *DB) runTx(ctx context.Context, do func(q *sqlc.Queries) error) error {
 	tx, err := db.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit there is nothing to roll back, and before it the first error is the one to tell
-	if err := do(db.w.WithTx(tx)); err != nil {
+	q, commit := db.w.WithTx(tx), tx.Commit
+	if db.failing != nil {
+		q, commit = sqlc.New(db.failing.statements(tx)), db.failing.commit(tx)
+	}
+	if err := do(q); err != nil {
 		return err
 	}
-	return tx.Commit()
+	return commit()
+}
+
+// failing decides which steps of a transaction fail.
+type failing struct {
+	statements func(sqlc.DBTX) sqlc.DBTX
+	commit     func(*sql.Tx) func() error
+}
+
+// writable returns why nothing may be written any more, or nil.
+func (db *DB) writable() error {
+	if e := db.broken.Load(); e != nil {
+		return e
+	}
+	return nil
+}
+
+// note remembers that the disk has failed, if that is what err says.
+func (db *DB) note(err error) {
+	if brokeDisk(err) && db.broken.CompareAndSwap(nil, withCause(errDiskFails, err)) {
+		db.log.Error("the disk fails: nothing is written to the database until the program is started anew", "err", err)
+	}
+}
+
+// guarded is the writer for what is written outside of a transaction. What such a
+// statement returns in a row is not guarded: RaiseClock and SignInFailed see to it
+// themselves.
+type guarded struct {
+	sqlc.DBTX
+	db *DB
+}
+
+func (g guarded) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if err := g.db.writable(); err != nil {
+		return nil, err
+	}
+	result, err := g.DBTX.ExecContext(ctx, query, args...)
+	g.db.note(err)
+	return result, err
 }
 
 // act runs an audited act on the account's rows: entry, which do may still

@@ -76,7 +76,11 @@ func (db *DB) SetUserDisabled(ctx context.Context, userID string, at time.Time, 
 
 // SignInFailed implements socketxp.UserStore.
 func (db *DB) SignInFailed(ctx context.Context, userID string, retryAt time.Time) (int, error) {
+	if err := db.writable(); err != nil {
+		return 0, wrap(ctx, "count failed sign-in", err)
+	}
 	n, err := db.w.CountFailedSignIn(ctx, userID, micros(retryAt))
+	db.note(err)
 	return int(n), wrap(ctx, "count failed sign-in", err)
 }
 
