@@ -114,13 +114,6 @@ var acts = []act{
 		_, err := w.store.RevokeToken(ctx, as, w.parent.ID, t0, e)
 		return err
 	}},
-	{"ConfirmToken", socketxp.CodeNotFound, true, func(ctx context.Context, w *world, as string, e socketxp.AuditEntry) error {
-		// As after a restore, of which nobody else in this world takes notice.
-		if _, err := w.store.BeginEpoch(ctx, t0, socketxp.AuditEntry{At: t0}); err != nil {
-			return err
-		}
-		return w.store.ConfirmToken(ctx, as, w.token.ID, e)
-	}},
 	{"TouchToken", socketxp.CodeNotFound, false, func(ctx context.Context, w *world, as string, _ socketxp.AuditEntry) error {
 		return w.store.TouchToken(ctx, as, w.token.ID, t0)
 	}},

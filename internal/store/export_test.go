@@ -104,7 +104,7 @@ func (f failingTx) ExecContext(ctx context.Context, query string, args ...any) (
 
 func (f failingTx) QueryContext(ctx context.Context, query string, args ...any) (r *sql.Rows, err error) {
 	err = f.step(func() error {
-		r, err = f.DBTX.QueryContext(ctx, query, args...) //nolint:rowserrcheck // who asked checks it
+		r, err = f.DBTX.QueryContext(ctx, query, args...) //nolint:rowserrcheck,sqlclosecheck // who asked does both
 		return err
 	})
 	if err != nil && r != nil {
