@@ -38,6 +38,9 @@ generate: $(SQLC) ## make all generated files again
 generate-check: generate ## fail if a generated file is not fresh
 	@git diff --exit-code -- internal docs cmd || (echo "generated files are stale: commit what make generate made" >&2; exit 1)
 
+man: ## make the manual in docs/man again from the commands
+	go test -run '^TestManPages$$' ./cmd/socketxp -update
+
 e2e: ## scripts a user could have typed, against real programs
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./e2e/...
 
@@ -60,4 +63,4 @@ $(SQLC):
 	CGO_ENABLED=1 GOBIN=$(TOOLS) go install github.com/sqlc-dev/sqlc/cmd/sqlc@$(SQLC_VERSION)
 	@mv $(TOOLS)/sqlc $@
 
-.PHONY: help build run test check lint generate generate-check e2e crash fuzz bench
+.PHONY: help build run test check lint generate generate-check man e2e crash fuzz bench

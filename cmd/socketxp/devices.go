@@ -70,7 +70,8 @@ func (a *app) devicesCommand() *cobra.Command {
 		`Works with the devices of your account, by name or by id. Needs "socketxp signin", or an
 api token in SOCKETXP_API_TOKEN.`,
 		a.devicesList(), a.devicesShow(), a.devicesEdit(), a.devicesSwitch("enable", "Let devices connect again", (*api.Client).EnableDevice),
-		a.devicesSwitch("disable", "Cut devices off, and keep them off", (*api.Client).DisableDevice), a.devicesDelete(), a.devicesPreRegister())
+		a.devicesSwitch("disable", "Cut devices off, and keep them off", (*api.Client).DisableDevice),
+		a.devicesSwitch("release", "End the quarantine of devices whose key two machines used", (*api.Client).ReleaseDevice), a.devicesDelete(), a.devicesPreRegister())
 }
 
 var deviceTable = list[api.Device]{
@@ -124,10 +125,10 @@ func (a *app) devicesList() *cobra.Command {
 	f.add(a, cmd)
 	cmd.Flags().StringVar(&q.Search, "search", "", "`PART` of a name, display name, group, host name or id")
 	cmd.Flags().StringVar(&q.Group, "group", "", "those of this `GROUP`")
-	cmd.Flags().StringVar(&state, "status", "", "those that are `STATUS`: online, offline or disabled")
+	cmd.Flags().StringVar(&state, "status", "", "those that are `STATUS`: online, offline, disabled or quarantined")
 	cmd.Flags().StringVar(&q.Version, "agent-version", "", "those whose agent has this `VERSION`")
 	cmd.Flags().StringVar(&q.Sort, "sort", "", "by `COLUMN`: name, group, created_at or last_seen_at; - before it turns the order round")
-	fixedValues(cmd, "status", string(api.DeviceOnline), string(api.DeviceOffline), string(api.DeviceDisabled))
+	fixedValues(cmd, "status", string(api.DeviceOnline), string(api.DeviceOffline), string(api.DeviceDisabled), string(api.DeviceQuarantined))
 	fixedValues(cmd, "sort", "name", "-name", "group", "-group", "created_at", "-created_at", "last_seen_at", "-last_seen_at")
 	completeFlag(cmd, "group", a.completeGroups())
 	cmd.RunE = a.withPerson(func(ctx context.Context, p *person, _ []string) error {
@@ -181,6 +182,8 @@ func (a *app) showDevice(f outputFlags, d api.Device) error {
 		{"Id", d.ID},
 		{"Status", string(d.Status)},
 		{"Disabled", bothPtr(d.DisabledAt)},
+		{"In quarantine", bothPtr(d.QuarantinedAt)},
+		{"Why", d.QuarantineReason},
 		{"Last seen", bothPtr(d.LastSeenAt)},
 		{"Address", d.RemoteAddr},
 		{"Registered", both(d.CreatedAt)},
@@ -252,7 +255,7 @@ func (a *app) devicesEdit() *cobra.Command {
 	return cmd
 }
 
-// devicesSwitch is `devices enable` or `devices disable`.
+// devicesSwitch is `devices enable`, `disable` or `release`.
 func (a *app) devicesSwitch(name, short string, do func(*api.Client, context.Context, string) (api.Device, error)) *cobra.Command {
 	return &cobra.Command{
 		Use: name + " DEVICE...", Short: short, Args: usageArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeDevices(),
@@ -265,7 +268,7 @@ func (a *app) devicesSwitch(name, short string, do func(*api.Client, context.Con
 				if _, err := do(p.Client, ctx, d.ID); err != nil {
 					return p.failed(err)
 				}
-				a.say("The device %s is %sd.", agent.Printable(d.Name), name)
+				a.say("The device %s is %sd.", agent.Printable(d.Name), name) // all of them end with an e
 				return nil
 			})
 		}),

@@ -48,7 +48,7 @@ until Ctrl-C; when the connection breaks, none is missed.`,
 	completeFlag(cmd, "device", a.completeDevices())
 	var types []string
 	for _, t := range []socketxp.EventType{
-		socketxp.EventDeviceRegistered, socketxp.EventDeviceOnline, socketxp.EventDeviceOffline, socketxp.EventDeviceChanged, socketxp.EventDeviceDeleted,
+		socketxp.EventDeviceRegistered, socketxp.EventDeviceOnline, socketxp.EventDeviceOffline, socketxp.EventDeviceChanged, socketxp.EventDeviceDeleted, socketxp.EventDeviceQuarantined,
 		socketxp.EventTokenCreated, socketxp.EventTokenRevoked, socketxp.EventSessionStarted, socketxp.EventSessionEnded,
 	} {
 		types = append(types, string(t))

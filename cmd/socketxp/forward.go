@@ -35,7 +35,8 @@ A file has the form of the slave-mode tunnels in config.json:
   # port 80 of a machine beside the device, which publishes it of several
   socketxp forward 8080:kiosk:192.168.1.20:80
   socketxp forward ports.json`,
-		Args: usageArgs(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: a.completeForward(),
+		Args:              usageArgs(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			all, err := readForwards(args)
 			if err != nil {

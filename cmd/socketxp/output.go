@@ -91,10 +91,10 @@ const usualLimit = 100
 
 func (f *listFlags) add(a *app, cmd *cobra.Command) {
 	f.output.add(cmd, formTable, formJSON, formJSONL, formCSV)
-	cmd.Flags().IntVar(&f.limit, "limit", usualLimit, "at most this many; for tables only, unless it is given")
+	cmd.Flags().IntVar(&f.limit, "limit", usualLimit, "at most `N`; for tables only, unless it is given")
 	cmd.Flags().BoolVar(&f.all, "all", false, "without a limit")
 	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "go on: redraw on a terminal, else print what is new or has changed")
-	cmd.Flags().DurationVar(&f.interval, "interval", 2*time.Second, "how often --watch looks")
+	cmd.Flags().DurationVar(&f.interval, "interval", 2*time.Second, "`TIME` between two looks of --watch")
 	check := cmd.PreRunE
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
 		switch {

@@ -35,6 +35,15 @@ for DEVICE.socketxp in ssh_known_hosts of the work folder: see socketxp ssh-conf
   printf 'HEAD / HTTP/1.0\r\n\r\n' | socketxp proxy kiosk 8080
   # a device that publishes port 80 of several machines beside it
   socketxp proxy kiosk 80 --host 192.168.1.20`,
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+			switch len(args) {
+			case 0:
+				return a.completeDevices()(cmd, args, toComplete)
+			case 1:
+				return a.completePortOf(args[0])(cmd, nil, toComplete)
+			}
+			return noCompletion(cmd, args, toComplete)
+		},
 		Args: usageArgs(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			peer, err := parsePeer(args[0], args[1], host)

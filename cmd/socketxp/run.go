@@ -248,12 +248,13 @@ may work later; what is refused (4) will be again.`,
 	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "print errors only")
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what happens to standard error")
 	root.SetFlagErrorFunc(flagError)
+	root.CompletionOptions.DisableDefaultCmd = true // ours says more
 	completeFlag(root, "profile", completeProfiles)
 	root.AddCommand(a.loginCommand(), a.connectCommand(), a.statusCommand(), a.tunnelCommand(), a.logoutCommand(),
 		a.signInCommand(), a.signOutCommand(), a.whoAmICommand(), a.profileCommand(),
 		a.sshCommand(), a.proxyCommand(), a.sshConfigCommand(), a.forwardCommand(),
 		a.devicesCommand(), a.groupsCommand(), a.tokensCommand(), a.sessionsCommand(), a.eventsCommand(), a.auditCommand(),
-		a.versionCommand(), a.sftpCommand())
+		a.completionCommand(), a.versionCommand(), a.sftpCommand())
 	return root
 }
 

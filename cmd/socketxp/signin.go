@@ -62,7 +62,7 @@ scripts give --pin or --ca-file.`,
 	}
 	cmd.Flags().StringVar(&f.pin, "pin", "", "the `KEY` by which the gateway is known, as it prints it at its start")
 	cmd.Flags().StringVar(&f.caFile, "ca-file", "", "trust the certificates of this `FILE` for the gateway")
-	cmd.Flags().Var(&f.life, "life", "how long the sign-in lasts, for example 8h; 365d at most")
+	cmd.Flags().Var(&f.life, "life", "the `TIME` that the sign-in lasts, such as 8h; 365d at most")
 	cmd.Flags().BoolVar(&f.browser, "browser", false, "open the page in the browser of this machine")
 	cmd.AddCommand(a.decideCommand("approve", true), a.decideCommand("deny", false))
 	return cmd

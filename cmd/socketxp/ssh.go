@@ -65,7 +65,8 @@ The exit status is the command's, or 255 if ssh could not connect.`,
   socketxp ssh -N -L 8080:localhost:80 pi@kiosk
   # scp, rsync, Ansible and others by the name kiosk.socketxp
   socketxp ssh-config --install`,
-		Args: usageArgs(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: firstOnly(a.completeUserAt()),
+		Args:              usageArgs(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if at := cmd.ArgsLenAtDash(); at == 0 {
 				return usage("socketxp ssh DEVICE -- COMMAND", "there is no device before --")

@@ -25,7 +25,7 @@ func (a *app) tokensCommand() *cobra.Command {
 		`Works with the auth tokens of your account. Each kind is for one purpose: registration for
 "socketxp login", access for reaching devices, api for programs that use the REST API, and
 basic for all three while trying things out.`,
-		a.tokensList(), a.tokensShow(), a.tokensCreate(), a.tokensRevoke(), a.tokensReveal())
+		a.tokensList(), a.tokensShow(), a.tokensCreate(), a.tokensRevoke(), a.tokensReveal(), a.tokensConfirm())
 }
 
 var tokenTable = list[api.Token]{
@@ -219,13 +219,13 @@ sign-in: at the latest then, or when you sign out.`,
 		}),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.name, "name", "", "what it is called in lists")
+	flags.StringVar(&f.name, "name", "", "the `NAME` that lists show")
 	flags.StringVar(&f.file, "token-file", "", "write it to this `FILE`, which must not be there")
-	flags.Var(&f.life, "life", "how long it is good, for example 8h or 30d; left out: 1d for basic, 30d for api, 1h for registration, 8h for access")
-	flags.IntVar(&f.uses, "uses", 1, "registration: how many devices it can register")
+	flags.Var(&f.life, "life", "the `TIME` that it is good for, such as 8h or 30d; left out: 1d for basic, 30d for api, 1h for registration, 8h for access")
+	flags.IntVar(&f.uses, "uses", 1, "registration: `N` devices can be registered with it")
 	flags.StringVar(&f.group, "group", "", "registration: the `GROUP` that the device gets")
-	flags.StringVar(&f.pattern, "name-pattern", "", "registration: the device names it is good for, for example 'meter-*'")
-	flags.StringArrayVar(&f.networks, "network", nil, "where it can be used from, for example 192.0.2.0/24 (repeatable)")
+	flags.StringVar(&f.pattern, "name-pattern", "", "registration: a `PATTERN` of device names that it is good for, such as 'meter-*'")
+	flags.StringArrayVar(&f.networks, "network", nil, "a `NETWORK` that it can be used from, such as 192.0.2.0/24 (repeatable)")
 	flags.StringArrayVar(&f.devices, "device", nil, "access, basic: a `DEVICE` that it reaches (repeatable)")
 	flags.StringArrayVar(&f.groups, "device-group", nil, "access, basic: a `GROUP` whose devices it reaches (repeatable)")
 	flags.IntSliceVar(&f.ports, "port", nil, "access, basic: a `PORT` that it reaches (repeatable)")
@@ -350,31 +350,17 @@ func (a *app) tokensReveal() *cobra.Command {
 enter your password, as a stolen sign-in must not be enough. A gateway can switch it off.`,
 		Example: "  socketxp tokens reveal laptop",
 	}
-	cmd.Flags().StringVar(&file, "password-file", "", "read the password from this `FILE`, - for standard input")
+	addPasswordFile(cmd, &file)
 	cmd.RunE = a.withPerson(func(ctx context.Context, p *person, args []string) error {
 		t, err := p.token(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		me, err := p.Me(ctx)
-		if err != nil {
-			return p.failed(err)
-		}
-		password, err := a.password(ctx, file, me.User.Email)
-		if err != nil {
+		var shown api.CreatedToken
+		err = a.withPassword(ctx, p, file, func(c *api.Client) (err error) {
+			shown, err = c.RevealToken(ctx, t.ID)
 			return err
-		}
-		browser, err := a.anonymous(p)
-		if err != nil {
-			return err
-		}
-		defer browser.Close()
-		if _, err := browser.SignIn(ctx, me.User.Email, password); err != nil {
-			return agent.APIError(p.gateway, err)
-		}
-		shown, err := browser.RevealToken(ctx, t.ID)
-		// Whatever happened: nobody needs this sign-in any more.
-		err = errors.Join(agent.APIError(p.gateway, err), agent.APIError(p.gateway, browser.SignOut(context.WithoutCancel(ctx))))
+		})
 		if err != nil {
 			return err
 		}
@@ -382,6 +368,62 @@ enter your password, as a stolen sign-in must not be enough. A gateway can switc
 		return err
 	})
 	return cmd
+}
+
+func (a *app) tokensConfirm() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "confirm ID...", Short: "Make tokens good again after the gateway was restored from a backup", Args: usageArgs(cobra.MinimumNArgs(1)), ValidArgsFunction: noCompletion,
+		Long: `A gateway that was restored from a backup can't know which tokens were revoked since. Those
+from before are unconfirmed, and good for nothing until an owner confirms each, with the
+password.`,
+		Example: "  socketxp tokens ls --ended | grep unconfirmed\n  socketxp tokens confirm 019ab6f2-7c1e-7a3b-9d60-2f6c1b9e4d11",
+	}
+	addPasswordFile(cmd, &file)
+	cmd.RunE = a.withPerson(func(ctx context.Context, p *person, args []string) error {
+		return a.withPassword(ctx, p, file, func(c *api.Client) error {
+			return a.each(args, func(id string) error {
+				if err := c.ConfirmToken(ctx, id); err != nil {
+					return err
+				}
+				a.say("The token %s is confirmed.", agent.Printable(id))
+				return nil
+			})
+		})
+	})
+	return cmd
+}
+
+func addPasswordFile(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVar(file, "password-file", "", "read the password from this `FILE`, - for standard input")
+}
+
+// withPassword does what a gateway does only for a person who has just entered their
+// password: signed in as in a browser, and signed out afterwards.
+func (a *app) withPassword(ctx context.Context, p *person, file string, do func(*api.Client) error) error {
+	me, err := p.Me(ctx)
+	if err != nil {
+		return p.failed(err)
+	}
+	password, err := a.password(ctx, file, me.User.Email)
+	if err != nil {
+		return err
+	}
+	browser, err := a.anonymous(p)
+	if err != nil {
+		return err
+	}
+	defer browser.Close()
+	if _, err := browser.SignIn(ctx, me.User.Email, password); err != nil {
+		return agent.APIError(p.gateway, err)
+	}
+	err = do(browser)
+	// Whatever happened: nobody needs this sign-in any more.
+	out := browser.SignOut(context.WithoutCancel(ctx))
+	if err == nil {
+		err = out
+	}
+	return agent.APIError(p.gateway, err)
 }
 
 // anonymous returns a client of the person's gateway that has no credential yet.

@@ -106,6 +106,12 @@ func (c *Client) RevealToken(ctx context.Context, id string) (CreatedToken, erro
 	return get[CreatedToken](ctx, c, http.MethodPost, "/tokens/"+url.PathEscape(id)+"/reveal", nil, nil)
 }
 
+// ConfirmToken makes a token good again that is from before the gateway was restored
+// from a backup.
+func (c *Client) ConfirmToken(ctx context.Context, id string) error {
+	return c.call(ctx, http.MethodPost, "/tokens/"+url.PathEscape(id)+"/confirm", nil, nil, nil)
+}
+
 // DeviceList selects devices; zero fields select all.
 type DeviceList struct {
 	Name    string       `query:"name"` // exactly

@@ -26,9 +26,14 @@ function show(view) {
 	$(first).focus({ preventScroll: true });
 }
 
+// The API speaks in clauses, for whoever puts a name before them.
+function sentences(...clauses) {
+	return clauses.filter(Boolean).map((c) => c[0].toUpperCase() + c.slice(1) + (/[.!?]$/.test(c) ? "" : ".")).join(" ");
+}
+
 class Refused extends Error {
 	constructor(status, problem) {
-		super([problem.detail, problem.hint].filter(Boolean).join(". ") || "The gateway refused.");
+		super(sentences(problem.detail, problem.hint) || "The gateway refused.");
 		this.status = status;
 	}
 }
@@ -59,7 +64,7 @@ async function run(button, what) {
 	try {
 		await what();
 	} catch (e) {
-		if (e instanceof Refused && e.status === 401 && !$("who").hidden) {
+		if (e instanceof Refused && e.status === 401 && !$("as").hidden) {
 			signedOut();
 			problem("Your sign-in has ended. Sign in again.");
 		} else {
@@ -71,15 +76,15 @@ async function run(button, what) {
 }
 
 function signedIn(me) {
-	$("who-name").textContent = me.user.name || me.user.email;
-	$("who-account").textContent = me.account.name;
-	$("who").hidden = false;
+	$("as-name").textContent = me.user.name || me.user.email;
+	$("as-account").textContent = me.account.name;
+	$("as").hidden = false;
 	show("enter");
 	$("code").value = linked;
 }
 
 function signedOut() {
-	$("who").hidden = true;
+	$("as").hidden = true;
 	show("signin");
 }
 
