@@ -75,7 +75,7 @@ The name and group are set now; later they are changed in the portal or by the A
 }
 
 func (a *app) login(ctx context.Context, dir *agent.Dir, target agent.Target, who identity) error {
-	key, err := agent.Login(ctx, agent.LoginOptions{Target: target, Dir: dir, Name: who.name, Group: who.group})
+	key, err := agent.Login(ctx, agent.LoginOptions{Target: target, Dir: dir, Name: who.name, Group: who.group, Log: a.log()})
 	if err != nil {
 		return err
 	}

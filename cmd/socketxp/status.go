@@ -51,6 +51,9 @@ func (a *app) printStatus(s agent.Status) {
 	a.say("Device [%s] Id [%s] Group [%s].", s.DeviceName, s.DeviceID, s.DeviceGroup)
 	a.say("Key      %s", s.Fingerprint)
 	a.say("Gateway  %s", s.Gateway)
+	if way := wayOf(s); way != "" {
+		a.say("Reached  %s", way)
+	}
 	switch {
 	case s.Connected:
 		a.say("Status   connected since %s", ago(s.Since))
@@ -65,6 +68,32 @@ func (a *app) printStatus(s agent.Status) {
 	for _, t := range s.Tunnels {
 		a.say("Tunnel   %s%s", t.Destination, tunnelKind(t))
 	}
+}
+
+// wayOf says how the agent reaches the gateway, if it is worth a line: not for the
+// direct way.
+func wayOf(s agent.Status) string {
+	named := func(door string) string {
+		if door == "websocket" {
+			return "in a WebSocket"
+		}
+		return "directly"
+	}
+	var way string
+	switch {
+	case s.Door == "":
+		return ""
+	case s.LinkDoor != "" && s.LinkDoor != s.Door:
+		way = named(s.Door) + ", links " + named(s.LinkDoor)
+	case s.Door != "direct" || s.Proxy != "":
+		way = named(s.Door)
+	default:
+		return ""
+	}
+	if s.Proxy != "" {
+		way += ", through the proxy " + agent.Printable(s.Proxy)
+	}
+	return way
 }
 
 func tunnelKind(t agent.TunnelStatus) string {

@@ -29,6 +29,8 @@ type ConnectOptions struct {
 	Problem   func(err error, wait time.Duration)
 	Joined    func()
 	Warning   func(err error)
+
+	betterFirst time.Duration // 0: the default; tests shorten it
 }
 
 func (o *ConnectOptions) withDefaults() {
@@ -137,6 +139,10 @@ func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
 	gw, err := o.Dir.gateway(key.Gateway)
 	if err != nil {
 		return err
+	}
+	gw.remember(o.Dir, o.Log)
+	if o.betterFirst != 0 {
+		gw.betterFirst = o.betterFirst
 	}
 	executable, err := os.Executable()
 	if err != nil {
@@ -252,6 +258,9 @@ func (d *device) serveChannel() error {
 	defer reporting.Wait()
 	defer cancel(nil)
 	reporting.Go(func() { d.reportChanges(ctx, c, changed) })
+	reporting.Go(func() {
+		d.gateway.improve(ctx, key.Key, func() { cancel(&goAway{"there is a better way to it"}) })
+	})
 	for {
 		m, err := conn.Receive(ctx)
 		if err != nil {
@@ -463,6 +472,7 @@ func logoutAlone(ctx context.Context, dir *Dir, key DeviceKey, version string) e
 	if err != nil {
 		return err
 	}
+	gw.remember(dir, nil)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	conn, _, err := dir.openDevice(ctx, gw, key, control.Report{Facts: facts(version), Tunnels: []control.ReportTunnel{}}, version)

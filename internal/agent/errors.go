@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	"socketxp"
+	"socketxp/internal/websocket"
 )
 
 // NotRegisteredError says that the work folder holds no key of a registered
@@ -31,7 +32,16 @@ type UnreachableError struct{ reason *socketxp.Error }
 
 func unreachable(url string, err error) error {
 	hint := "check the address, the network and any firewall between"
-	if errors.Is(err, socketxp.ErrWrongGateway) {
+	var own *socketxp.Error
+	var answer *websocket.AnswerError
+	switch {
+	case errors.As(err, &own) && own.Hint != "":
+		hint = own.Hint
+	case errors.As(err, &answer) && answer.HTML:
+		hint = "does this network ask people to sign in first? a browser shows it; else check the address"
+	case errors.As(err, &answer):
+		hint = "check the address; a load balancer in front must pass WebSockets to /door on, and needs a gateway behind it"
+	case errors.Is(err, socketxp.ErrWrongGateway):
 		hint = "ask who runs the gateway: if its key was changed while this machine was away, a new token knows the new one " +
 			"(end this agent, then socketxp login TOKEN: the device stays the same); if it was not, somebody is in between"
 	}

@@ -33,7 +33,11 @@ type gateway struct {
 	host string                  // host:port
 	tls  *tls.Config
 
+	proxy *proxy // nil for none
+	ways  *ways
 	paces paces
+	// betterFirst is how long after the first look at the doors the next one is.
+	betterFirst time.Duration
 
 	mu     sync.Mutex // guards the following
 	known  socketxp.GatewayAddress
@@ -51,15 +55,30 @@ func newGateway(addr socketxp.GatewayAddress, roots *x509.CertPool) (*gateway, e
 	if err != nil {
 		return nil, err
 	}
-	port := u.Port()
-	if port == "" {
-		port = "443"
+	proxy, err := proxyFor(u)
+	if err != nil {
+		return nil, err
 	}
-	g := &gateway{addr: addr, host: net.JoinHostPort(u.Hostname(), port), tls: cfg, known: addr}
+	g := &gateway{
+		addr: addr, host: net.JoinHostPort(hostPort(addr.URL)), tls: cfg, known: addr,
+		proxy: proxy, ways: newWays(), betterFirst: betterFirst,
+	}
 	if addr.Pin != "" {
 		cfg.VerifyConnection = g.verify
 	}
 	return g, nil
+}
+
+// hostPort returns the host of a gateway's URL, and the port that it means.
+func hostPort(gatewayURL string) (host, port string) {
+	u, err := url.Parse(gatewayURL)
+	if err != nil {
+		return "", ""
+	}
+	if port = u.Port(); port == "" {
+		port = "443"
+	}
+	return u.Hostname(), port
 }
 
 // gateway returns the gateway that a device was registered at.
@@ -138,46 +157,50 @@ func parseAuthorities(data []byte) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// dial opens a raw connection to the gateway's port.
-func (g *gateway) dial(ctx context.Context) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: dialLimit}).DialContext(ctx, "tcp", g.host)
-	if err != nil {
-		return nil, unreachable(g.addr.URL, err)
-	}
-	return conn, nil
-}
-
 // open opens a control channel and says Hello. It proves key, and nothing is said
 // before the gateway has been verified.
 func (g *gateway) open(ctx context.Context, key ed25519.PrivateKey, role control.Role, version string) (*control.Conn, error) {
-	cert, err := socketxp.KeyCertificate(key)
+	cfg, err := g.controlTLS(key)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := g.dial(ctx)
+	conn, d, err := g.secure(ctx, cfg)
+	if err != nil {
+		return nil, unreachable(g.addr.URL, err)
+	}
+	o := control.Options{Pace: g.paces.of(conn)}
+	if d == doorWebSocket {
+		o.MaxPace = webSocketPace
+	}
+	c := control.NewAgent(conn, role, o)
+	if err := c.Send(ctx, control.Hello{Version: control.Version, Role: role, Agent: version}); err != nil {
+		_ = c.Close()
+		return nil, unreachable(g.addr.URL, err)
+	}
+	return c, nil
+}
+
+// controlTLS is how a control channel's handshake proves key.
+func (g *gateway) controlTLS(key ed25519.PrivateKey) (*tls.Config, error) {
+	cert, err := socketxp.KeyCertificate(key)
 	if err != nil {
 		return nil, err
 	}
 	cfg := g.tls.Clone()
 	cfg.Certificates = []tls.Certificate{cert}
 	cfg.NextProtos = []string{control.ALPN}
-	conn := tls.Client(raw, cfg)
-	handshake, cancel := context.WithTimeout(ctx, handshakeWithin)
-	defer cancel()
-	if err := conn.HandshakeContext(handshake); err != nil {
-		_ = raw.Close()
-		return nil, unreachable(g.addr.URL, err)
+	return cfg, nil
+}
+
+// restTLS opens a connection for REST calls.
+func (g *gateway) restTLS(ctx context.Context) (net.Conn, error) {
+	cfg := g.tls.Clone()
+	cfg.NextProtos = []string{"http/1.1"}
+	conn, _, err := g.secure(ctx, cfg)
+	if err != nil {
+		return nil, err
 	}
-	if conn.ConnectionState().NegotiatedProtocol != control.ALPN {
-		_ = raw.Close()
-		return nil, unreachable(g.addr.URL, errors.New("what answers there does not speak "+control.ALPN))
-	}
-	c := control.NewAgent(conn, role, control.Options{Pace: g.paces.of(raw)})
-	if err := c.Send(ctx, control.Hello{Version: control.Version, Role: role, Agent: version}); err != nil {
-		_ = c.Close()
-		return nil, unreachable(g.addr.URL, err)
-	}
-	return c, nil
+	return conn, nil
 }
 
 // await waits for the gateway's next word before its welcome. A refusal is an

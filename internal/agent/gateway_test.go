@@ -29,6 +29,7 @@ import (
 	"socketxp/internal/control"
 	"socketxp/internal/link"
 	"socketxp/internal/relay"
+	"socketxp/internal/websocket"
 )
 
 // bed is a gateway that does what an agent's tests need of one: TLS, three doors,
@@ -60,6 +61,7 @@ type bed struct {
 	arrived         func()        // called for each connection
 	pairs           []*relay.Pair // of all links
 	visitToken      string        // of the last visit
+	webSockets      int           // that were asked for
 	registrations   int           // requests that came to the register route
 	pins            []string      // that it announces in Welcome
 }
@@ -195,7 +197,13 @@ func (b *bed) serve(raw net.Conn) {
 			_ = raw.Close()
 			return
 		}
-		ticket, err := link.ParsePreface(append(first, rest...))
+		preface := append(first, rest...)
+		if link.IsProbe(preface) {
+			_, _ = raw.Write(preface)
+			_ = raw.Close()
+			return
+		}
+		ticket, err := link.ParsePreface(preface)
 		if err != nil {
 			_ = raw.Close()
 			return
@@ -226,7 +234,21 @@ func (b *bed) serve(raw net.Conn) {
 	}
 	done := make(chan struct{})
 	server := &http.Server{
-		Handler: http.HandlerFunc(b.register), ReadHeaderTimeout: soon,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != doorPath {
+				b.register(w, r)
+				return
+			}
+			b.with(func() { b.webSockets++ })
+			if websocket.Check(r) != nil {
+				w.WriteHeader(http.StatusBadRequest)
+				return
+			}
+			if ws, err := websocket.Accept(w, r); err == nil {
+				b.serve(ws)
+			}
+			close(done)
+		}), ReadHeaderTimeout: soon,
 		ConnState: func(_ net.Conn, s http.ConnState) {
 			if s == http.StateClosed {
 				close(done)
@@ -627,16 +649,20 @@ func (r *agentRun) stop() {
 
 // connect runs a device's agent.
 func connect(t *testing.T, dir *Dir, tunnels ...Tunnel) *agentRun {
+	return connectWith(t, ConnectOptions{Dir: dir, Tunnels: tunnels})
+}
+
+// connectWith is connect with some options set.
+func connectWith(t *testing.T, o ConnectOptions) *agentRun {
 	r, ctx := newRun(t)
+	o.Version = "test"
+	o.Connected = func() { r.connected <- struct{}{} }
+	o.Joined = func() { r.joined <- struct{}{} }
+	o.Problem = func(err error, _ time.Duration) { r.problems <- err }
+	o.Warning = func(err error) { r.warnings <- err }
 	go func() {
 		defer close(r.ended)
-		r.ended <- Connect(ctx, ConnectOptions{
-			Dir: dir, Tunnels: tunnels, Version: "test",
-			Connected: func() { r.connected <- struct{}{} },
-			Joined:    func() { r.joined <- struct{}{} },
-			Problem:   func(err error, _ time.Duration) { r.problems <- err },
-			Warning:   func(err error) { r.warnings <- err },
-		})
+		r.ended <- Connect(ctx, o)
 	}()
 	return r
 }

@@ -98,12 +98,13 @@ type dialDoorError struct{ error }
 // serve makes the link that was offered and serves the connections on it until it
 // is over. It lives on when the control channel drops; it ends with the tunnel.
 func (l *links) serve(t *publication, o control.Offer) error {
-	raw, err := l.device.gateway.dial(t.ctx)
+	raw, err := l.device.gateway.link(t.ctx)
 	if err != nil {
 		return &dialDoorError{err}
 	}
 	end, err := link.Serve(t.ctx, raw, o.Ticket, l.device.key.Key, ed25519.PublicKey(o.VisitorKey), o.Destination)
 	if err != nil {
+		l.device.gateway.ways.doubt() // it may have been the way
 		return err
 	}
 	defer func() { _ = end.Close() }()

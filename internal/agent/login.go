@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"time"
 
@@ -24,6 +25,7 @@ type LoginOptions struct {
 	// Name and Group are asked for; empty leaves them to the gateway, which then
 	// makes a name of this machine's.
 	Name, Group string
+	Log         *slog.Logger // nil logs nothing
 }
 
 // Login registers this device, or a device of the same key again, which changes
@@ -46,6 +48,7 @@ func Login(ctx context.Context, o LoginOptions) (DeviceKey, error) {
 	if err != nil {
 		return DeviceKey{}, err
 	}
+	gw.remember(o.Dir, o.Log)
 
 	// An agent that runs holds the lock. Registering its key again is harmless, but
 	// the file is that agent's to write.
@@ -141,7 +144,7 @@ func register(ctx context.Context, gw *gateway, key ed25519.PrivateKey, o LoginO
 			request.NameHint = socketxp.MakeLabel(host)
 		}
 	}
-	client := api.NewClient(gw.addr, gw.tls.Clone(), o.Token)
+	client := api.NewClientBy(gw.addr, gw.restTLS, o.Token)
 	defer client.Close()
 	answer, err := client.Register(ctx, request)
 	var no *socketxp.Error

@@ -58,6 +58,7 @@ func newVisitor(p Peer) (*visitor, error) {
 	if err != nil {
 		return nil, err
 	}
+	gw.remember(p.Dir, p.Log)
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -224,7 +225,7 @@ func (g *grant) dial(ctx context.Context) (*link.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.dial(ctx, g.visitor.gateway.dial)
+	return t.dial(ctx, g.visitor.gateway.link)
 }
 
 // ticket is one that was asked for.
@@ -270,7 +271,11 @@ func (t *ticket) dial(ctx context.Context, door func(context.Context) (net.Conn,
 			cancel(err)
 		}
 	})
-	return link.Visit(ctx, raw, name, g.visitor.key, bytes.Clone(g.DeviceKey), g.Destination)
+	l, err := link.Visit(ctx, raw, name, g.visitor.key, bytes.Clone(g.DeviceKey), g.Destination)
+	if err != nil {
+		g.visitor.gateway.ways.doubt() // it may have been the way
+	}
+	return l, err
 }
 
 // expect returns the number for one more link, and where its answers will be.

@@ -19,15 +19,19 @@ func (all *Profiles) Client(p Profile) (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newClient(p.Gateway, roots, p.Token)
+	return newClient(all.dir, p.Gateway, roots, p.Token)
 }
 
-func newClient(addr socketxp.GatewayAddress, roots *x509.CertPool, credential string) (*api.Client, error) {
-	cfg, err := addr.TLSConfig(roots)
+// newClient remembers the way to the gateway in dir, unless that is nil.
+func newClient(dir *Dir, addr socketxp.GatewayAddress, roots *x509.CertPool, credential string) (*api.Client, error) {
+	gw, err := newGateway(addr, roots)
 	if err != nil {
 		return nil, err
 	}
-	return api.NewClient(addr, cfg, credential), nil
+	if dir != nil {
+		gw.remember(dir, nil)
+	}
+	return api.NewClientBy(addr, gw.restTLS, credential), nil
 }
 
 func (all *Profiles) roots(p Profile) (*x509.CertPool, error) {
@@ -67,7 +71,7 @@ func (all *Profiles) TokenClient(token string, p Profile) (*api.Client, Profile,
 	if err != nil {
 		return nil, p, err
 	}
-	c, err := newClient(p.Gateway, roots, token)
+	c, err := newClient(all.dir, p.Gateway, roots, token)
 	return c, p, err
 }
 
@@ -82,7 +86,7 @@ func CAClient(gatewayURL, file string) (*api.Client, []byte, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("CA file %s: %w", file, err)
 	}
-	c, err := newClient(socketxp.GatewayAddress{URL: gatewayURL}, roots, "")
+	c, err := newClient(nil, socketxp.GatewayAddress{URL: gatewayURL}, roots, "")
 	return c, data, err
 }
 
@@ -90,7 +94,7 @@ func CAClient(gatewayURL, file string) (*api.Client, []byte, error) {
 // the key that the gateway showed if no authority of the system vouches for it, "" if
 // one does. Nothing was sent to it in the first case.
 func Contact(ctx context.Context, gatewayURL string) (pin string, err error) {
-	c, err := newClient(socketxp.GatewayAddress{URL: gatewayURL}, nil, "")
+	c, err := newClient(nil, socketxp.GatewayAddress{URL: gatewayURL}, nil, "")
 	if err != nil {
 		return "", err
 	}
@@ -121,11 +125,14 @@ func ParsePin(s string) (string, error) {
 // stays as it is: it is no refusal.
 func APIError(gatewayURL string, err error) error {
 	var no *socketxp.Error
+	var away *UnreachableError
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, context.Canceled):
 		return err
+	case errors.As(err, &away): // which holds an error of ours, and none of the gateway's
+		return away
 	case errors.As(err, &no) && no.Code == socketxp.CodeNotFound:
 		return no
 	case errors.As(err, &no):

@@ -13,8 +13,13 @@ type Status struct {
 	DeviceGroup string `json:"device_group"`
 	Fingerprint string `json:"fingerprint"` // of the device's public key
 	Gateway     string `json:"gateway"`
-	Running     bool   `json:"running"` // an agent runs in the work folder
-	Connected   bool   `json:"connected"`
+	// Door and LinkDoor are how the agent reaches the gateway: "direct" or "websocket";
+	// empty while it has not. Proxy is the one between, without user and password.
+	Door      string `json:"door,omitempty"`
+	LinkDoor  string `json:"link_door,omitempty"`
+	Proxy     string `json:"proxy,omitempty"`
+	Running   bool   `json:"running"` // an agent runs in the work folder
+	Connected bool   `json:"connected"`
 	// Since is when the agent was connected, or lost the gateway.
 	Since     time.Time      `json:"since,omitzero"`
 	LastError string         `json:"last_error,omitempty"`
@@ -45,6 +50,10 @@ func (d *device) status() Status {
 	s := newStatus(d.key)
 	s.Running, s.Connected, s.Since = true, d.now.channel != nil, d.now.since.UTC().Truncate(time.Second)
 	s.Version, s.Tunnels = d.version, tunnels
+	s.Door, s.LinkDoor = d.gateway.ways.shown(errandTLS), d.gateway.ways.shown(errandLink)
+	if d.gateway.proxy != nil {
+		s.Proxy = d.gateway.proxy.String()
+	}
 	if d.now.trouble != nil {
 		s.LastError = Printable(d.now.trouble.Error())
 	}

@@ -55,7 +55,7 @@ func Proxy(ctx context.Context, o ProxyOptions) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	door := ahead(ctx, v.gateway.dial)
+	door := ahead(ctx, v.gateway.link)
 	defer door.close()
 	g, first, err := v.open(ctx, true)
 	if err != nil {

@@ -163,7 +163,12 @@ func (v *slave) visit() error {
 	if err != nil {
 		return err
 	}
+	var improving sync.WaitGroup
+	defer improving.Wait()
 	defer g.close()
+	// A grant does not outlive its channel, so this one is not moved to a better door;
+	// the next one goes through it.
+	improving.Go(func() { v.visitor.gateway.improve(g.ctx, v.visitor.key, nil) })
 	p := &pooled{g, &link.Pool{Dial: g.dial}}
 	defer func() { _ = p.pool.Close() }()
 	v.use(p)

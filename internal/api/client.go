@@ -61,10 +61,27 @@ func NewClient(addr socketxp.GatewayAddress, tlsConfig *tls.Config, credential s
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
-	if credential == "" {
-		c.http.Jar, _ = cookiejar.New(nil) // fails never without options
+	c.keepCookies()
+	return c
+}
+
+// NewClientBy is NewClient of a gateway to which dial opens the connections: with
+// TLS, the gateway verified, and for HTTP/1.1.
+func NewClientBy(addr socketxp.GatewayAddress, dial func(context.Context) (net.Conn, error), credential string) *Client {
+	c := NewClient(addr, nil, credential)
+	c.http.Transport = &http.Transport{
+		DialTLSContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		ResponseHeaderTimeout: callTimeout,
+		IdleConnTimeout:       30 * time.Second,
+		MaxIdleConnsPerHost:   4,
 	}
 	return c
+}
+
+func (c *Client) keepCookies() {
+	if c.credential == "" {
+		c.http.Jar, _ = cookiejar.New(nil) // fails never without options
+	}
 }
 
 // WithIdempotencyKey returns a client whose writes carry key: sent again with the
