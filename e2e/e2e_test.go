@@ -63,7 +63,7 @@ func needs(t testing.TB, names ...string) {
 }
 
 func TestScripts(t *testing.T) {
-	needs(t, "ssh", "sshd", "ssh-keygen", "scp", "sftp", "rsync", "curl", "psql", "nc", "python3", "ansible", "plink", "pscp", "psftp", "puttygen", "lftp")
+	needs(t, "ssh", "sshd", "ssh-keygen", "scp", "sftp", "rsync", "curl", "psql", "nc", "python3", "ansible", "plink", "pscp", "psftp", "puttygen", "lftp", "nginx", "haproxy", "squid")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -85,6 +85,11 @@ func TestScripts(t *testing.T) {
 			"random":   cmdRandom,
 			"fails":    cmdFails,
 			"expired":  cmdExpired,
+			"port":     cmdPort,
+			"fill":     cmdFill,
+			"readme":   cmdReadme,
+			"tlsproxy": cmdTLSProxy,
+			"newcert":  cmdNewCert,
 			"holds":    cmdHolds,
 			"lacks":    cmdLacks,
 			"known":    cmdKnown,

@@ -229,6 +229,8 @@ on a laptop, in IoT slave mode, it opens a local port that leads to one.`,
   # all tunnels of a config file
   socketxp --config /etc/socketxp/config.json
 
+HTTPS_PROXY and NO_PROXY name a proxy on the way to the gateway, as everywhere.
+
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 not registered, or not signed in,
 4 refused by the gateway, 5 can't reach the gateway. A device that is offline is a failure (1): it
 may work later; what is refused (4) will be again.`,

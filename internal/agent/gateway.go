@@ -192,13 +192,13 @@ func (g *gateway) controlTLS(key ed25519.PrivateKey) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// restTLS opens a connection for REST calls.
+// restTLS opens a connection for REST calls. Its error is an *UnreachableError.
 func (g *gateway) restTLS(ctx context.Context) (net.Conn, error) {
 	cfg := g.tls.Clone()
 	cfg.NextProtos = []string{"http/1.1"}
 	conn, _, err := g.secure(ctx, cfg)
 	if err != nil {
-		return nil, err
+		return nil, unreachable(g.addr.URL, err)
 	}
 	return conn, nil
 }

@@ -148,7 +148,10 @@ func register(ctx context.Context, gw *gateway, key ed25519.PrivateKey, o LoginO
 	defer client.Close()
 	answer, err := client.Register(ctx, request)
 	var no *socketxp.Error
+	var away *UnreachableError
 	switch {
+	case errors.As(err, &away): // which holds an error of ours, and none of the gateway's
+		return answer, away
 	case errors.As(err, &no):
 		if no.Code == socketxp.CodeAlreadyRegister && no.Hint == "" {
 			no = no.WithHint("the name and group of a registered device are changed in the portal or by the API")

@@ -150,7 +150,7 @@ func (p *proxy) connect(ctx context.Context, conn net.Conn, target string) (net.
 	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
 		return nil, proxyError(p, "", "does not answer: %v", err)
 	}
-	answer, rest, err := readConnectAnswer(conn)
+	answer, rest, err := readConnectAnswer(conn) //nolint:bodyclose // the connection is what is closed
 	switch {
 	case err != nil:
 		return nil, proxyError(p, "is it a proxy for HTTPS (CONNECT)?", "gave no answer that could be read: %v", err)

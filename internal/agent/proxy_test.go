@@ -277,7 +277,7 @@ func FuzzConnectAnswer(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 101 Switching Protocols\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := &counting{Reader: strings.NewReader(string(in))}
-		answer, rest, err := readConnectAnswer(r)
+		answer, rest, err := readConnectAnswer(r) //nolint:bodyclose // there is none
 		switch {
 		case r.n > maxProxyAnswer:
 			t.Fatalf("%d bytes were read", r.n)
