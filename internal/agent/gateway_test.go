@@ -200,8 +200,10 @@ func (b *bed) serve(raw net.Conn) {
 		preface := append(first, rest...)
 		if link.IsProbe(preface) {
 			_, _ = raw.Write(preface)
-			_ = raw.Close()
-			return
+			if _, err := io.ReadFull(raw, preface); err != nil {
+				_ = raw.Close()
+				return
+			}
 		}
 		ticket, err := link.ParsePreface(preface)
 		if err != nil {

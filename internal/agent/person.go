@@ -92,7 +92,8 @@ func CAClient(gatewayURL, file string) (*api.Client, []byte, error) {
 
 // Contact meets a gateway of which only the address is known. It returns the pin of
 // the key that the gateway showed if no authority of the system vouches for it, "" if
-// one does. Nothing was sent to it in the first case.
+// one does. In the first case nothing was sent to it but the question for a
+// WebSocket, which holds nothing of anybody's.
 func Contact(ctx context.Context, gatewayURL string) (pin string, err error) {
 	c, err := newClient(nil, socketxp.GatewayAddress{URL: gatewayURL}, nil, "")
 	if err != nil {

@@ -11,11 +11,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
-
-	"golang.org/x/net/http/httpproxy"
-	netproxy "golang.org/x/net/proxy"
 
 	"socketxp"
 )
@@ -33,7 +31,7 @@ func dialer() *net.Dialer {
 // proxy is a proxy between this machine and the gateway. Its password is in no
 // error and no log: String is what is shown.
 type proxy struct {
-	scheme         string // http, https or socks5
+	scheme         string // http or https
 	host           string // host:port
 	user, password string
 	hasUser        bool
@@ -45,21 +43,29 @@ func (p *proxy) String() string { return p.scheme + "://" + p.host }
 // proxyFor returns the proxy that the environment names for the gateway at u
 // (HTTPS_PROXY, NO_PROXY, or in lower case), or nil for none. This machine itself
 // is never reached by a proxy.
-func proxyFor(u *url.URL) (*proxy, error) { return proxyOf(httpproxy.FromEnvironment(), u) }
+func proxyFor(u *url.URL) (*proxy, error) {
+	text := os.Getenv("HTTPS_PROXY")
+	if text == "" {
+		text = os.Getenv("https_proxy")
+	}
+	return proxyOf(text, u, http.ProxyFromEnvironment)
+}
 
-func proxyOf(env *httpproxy.Config, u *url.URL) (*proxy, error) {
-	text := env.HTTPSProxy
+// proxyOf is proxyFor with the value of HTTPS_PROXY, and what says whether it is to
+// be used for u. Which proxy that says is not heeded: it does quietly without one
+// that it can't read.
+func proxyOf(text string, u *url.URL, used func(*http.Request) (*url.URL, error)) (*proxy, error) {
 	if text == "" {
 		return nil, nil
 	}
-	// The library would quietly do without a proxy that it can't read. It is asked
-	// whether one is to be used, and not which.
-	asked := *env
-	asked.HTTPSProxy = "http://proxy.invalid"
-	if use, err := asked.ProxyFunc()(u); err != nil || use == nil {
-		return nil, nil //nolint:nilerr // it has no other error than one of the proxy's text
+	p, err := parseProxy(text)
+	if err != nil {
+		return nil, err
 	}
-	return parseProxy(text)
+	if use, err := used(&http.Request{URL: u}); err != nil || use == nil {
+		return nil, nil //nolint:nilerr // it can only be the proxy's text, which was read
+	}
+	return p, nil
 }
 
 // proxyHint shows the form; the value that was given may hold a password.
@@ -76,11 +82,10 @@ func parseProxy(text string) (*proxy, error) {
 		return nil, hinted(proxyHint, "the proxy in HTTPS_PROXY is not a URL")
 	}
 	p := &proxy{scheme: strings.ToLower(u.Scheme)}
-	port, known := map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[p.scheme]
+	port, known := map[string]string{"http": "80", "https": "443"}[p.scheme]
 	if !known {
-		return nil, hinted(proxyHint, "the proxy in HTTPS_PROXY is of a kind that is not spoken here: %q; http, https and socks5 are", Printable(clip(p.scheme)))
+		return nil, hinted(proxyHint, "the proxy in HTTPS_PROXY is of a kind that is not spoken here: %q; http and https are", Printable(clip(p.scheme)))
 	}
-	p.scheme = strings.TrimSuffix(p.scheme, "h")
 	if given := u.Port(); given != "" {
 		port = given
 	}
@@ -111,12 +116,7 @@ func (p *proxy) dial(ctx context.Context, target string) (net.Conn, error) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	through := conn
-	if p.scheme == "socks5" {
-		err = p.connectSOCKS(ctx, conn, target)
-	} else {
-		through, err = p.connect(ctx, conn, target)
-	}
+	through, err := p.connect(ctx, conn, target)
 	if err == nil && !stop() {
 		err = ctx.Err()
 	}
@@ -202,29 +202,4 @@ func readConnectAnswer(r io.Reader) (answer *http.Response, rest int, err error)
 		}
 	}
 	return nil, 0, errors.New("it does not come to an end")
-}
-
-// connectSOCKS is connect for SOCKS version 5 (RFC 1928, RFC 1929). The proxy
-// resolves the name.
-func (p *proxy) connectSOCKS(ctx context.Context, conn net.Conn, target string) error {
-	var auth *netproxy.Auth
-	if p.hasUser {
-		auth = &netproxy.Auth{User: p.user, Password: p.password}
-	}
-	d, err := netproxy.SOCKS5("tcp", p.host, auth, dialled{conn})
-	if err == nil {
-		_, err = d.(netproxy.ContextDialer).DialContext(ctx, "tcp", target) //nolint:forcetypeassert // it is one
-	}
-	if err != nil {
-		return proxyError(p, "check HTTPS_PROXY, and whether the proxy lets you to "+target, "did not connect: %v", err)
-	}
-	return nil
-}
-
-// dialled is a dialer for a library that only dials itself.
-type dialled struct{ conn net.Conn }
-
-func (d dialled) Dial(_, _ string) (net.Conn, error) { return d.conn, nil }
-func (d dialled) DialContext(_ context.Context, _, _ string) (net.Conn, error) {
-	return d.conn, nil
 }

@@ -19,6 +19,13 @@ import (
 	"socketxp"
 )
 
+// using is http.ProxyFromEnvironment in an environment of the test's own, which that
+// reads but once.
+func using(proxy, except string) func(*http.Request) (*url.URL, error) {
+	env := httpproxy.Config{HTTPSProxy: proxy, NoProxy: except}
+	return func(r *http.Request) (*url.URL, error) { return env.ProxyFunc()(r.URL) }
+}
+
 func TestProxyOf(t *testing.T) {
 	u := func(s string) *url.URL {
 		u, err := url.Parse(s)
@@ -33,8 +40,7 @@ func TestProxyOf(t *testing.T) {
 		{"proxy.example.com:3128", "", "https://gateway.example.com", "http://proxy.example.com:3128"},
 		{"proxy.example.com", "", "https://gateway.example.com", "http://proxy.example.com:80"},
 		{"https://proxy.example.com", "", "https://gateway.example.com", "https://proxy.example.com:443"},
-		{"socks5://proxy.example.com", "", "https://gateway.example.com", "socks5://proxy.example.com:1080"},
-		{"socks5h://[2001:db8::1]:9050", "", "https://gateway.example.com", "socks5://[2001:db8::1]:9050"},
+		{"http://[2001:db8::1]:9050", "", "https://gateway.example.com", "http://[2001:db8::1]:9050"},
 		{"http://user:se%40cret@proxy.example.com:3128/ignored", "", "https://gateway.example.com", "http://proxy.example.com:3128"},
 		{"http://proxy.example.com", "gateway.example.com", "https://gateway.example.com:8443", "<nil>"},
 		{"http://proxy.example.com", ".example.com,10.0.0.0/8", "https://gateway.example.com", "<nil>"},
@@ -43,9 +49,8 @@ func TestProxyOf(t *testing.T) {
 		{"http://proxy.example.com", "other.example.com", "https://gateway.example.com", "http://proxy.example.com:80"},
 		{"http://proxy.example.com", "", "https://localhost:8443", "<nil>"},
 		{"http://proxy.example.com", "", "https://127.0.0.1:8443", "<nil>"},
-		{"not a proxy at all", "gateway.example.com", "https://gateway.example.com", "<nil>"},
 	} {
-		p, err := proxyOf(&httpproxy.Config{HTTPSProxy: c.proxy, NoProxy: c.except}, u(c.gateway))
+		p, err := proxyOf(c.proxy, u(c.gateway), using(c.proxy, c.except))
 		got := "<nil>"
 		if p != nil {
 			got = p.String()
@@ -58,8 +63,8 @@ func TestProxyOf(t *testing.T) {
 	if err != nil || !p.hasUser || p.user != "user" || p.password != "se@cr:et" {
 		t.Errorf("%+v, %v", p, err)
 	}
-	for _, bad := range []string{"ftp://user:hush@proxy", "http://", "http://user:hush@", "http://user:hush@proxy:port", "http://user:hush@pro xy", "socks4://user:hush@proxy", "://user:hush@x", "http://us%er:hush@proxy", strings.Repeat("x", 1001), "http://proxy\r\nX: hush"} {
-		p, err := proxyOf(&httpproxy.Config{HTTPSProxy: bad}, u("https://gateway.example.com"))
+	for _, bad := range []string{"ftp://user:hush@proxy", "http://", "http://user:hush@", "http://user:hush@proxy:port", "http://user:hush@pro xy", "socks5://user:hush@proxy", "://user:hush@x", "http://us%er:hush@proxy", strings.Repeat("x", 1001), "http://proxy\r\nX: hush"} {
+		p, err := proxyOf(bad, u("https://gateway.example.com"), using(bad, ""))
 		var e *socketxp.Error
 		if p != nil || !errors.As(err, &e) || e.Hint == "" || strings.Contains(err.Error(), "hush") {
 			t.Errorf("%q: %v, %v", bad, p, err)
@@ -193,79 +198,6 @@ func TestConnect(t *testing.T) {
 			t.Error("it is a connection")
 		}
 	})
-}
-
-// TestSOCKS plays a server of RFC 1928.
-func TestSOCKS(t *testing.T) {
-	for _, withUser := range []bool{false, true} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		served := make(chan error, 1)
-		go func() { served <- serveSOCKS(l, withUser) }()
-		p := &proxy{scheme: "socks5", host: l.Addr().String(), hasUser: withUser, user: "user", password: "hush-hush"}
-		c, err := p.dial(t.Context(), "gateway.example.com:443")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, ok := c.(*net.TCPConn); !ok {
-			t.Errorf("it is a %T", c)
-		}
-		got := make([]byte, 5)
-		if _, err := io.ReadFull(c, got); err != nil || string(got) != "hello" {
-			t.Errorf("%q, %v", got, err)
-		}
-		_ = c.Close()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-		_ = l.Close()
-	}
-}
-
-func serveSOCKS(l net.Listener, withUser bool) error {
-	c, err := l.Accept()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(soon))
-	take := func(n int) []byte {
-		b := make([]byte, n)
-		if _, rerr := io.ReadFull(c, b); rerr != nil {
-			err = errors.Join(err, rerr)
-		}
-		return b
-	}
-	methods := take(int(take(2)[1]))
-	chosen := byte(0)
-	if withUser {
-		chosen = 2
-	}
-	if !strings.Contains(string(methods), string(chosen)) {
-		return errors.New("the method is not offered")
-	}
-	_, _ = c.Write([]byte{5, chosen})
-	if withUser {
-		user := string(take(int(take(2)[1])))
-		password := string(take(int(take(1)[0])))
-		if user != "user" || password != "hush-hush" {
-			return errors.New("signed in as " + user)
-		}
-		_, _ = c.Write([]byte{1, 0})
-	}
-	head := take(5)
-	if head[1] != 1 || head[3] != 3 { // CONNECT to a name, which is the proxy's to resolve
-		return errors.New("another request")
-	}
-	if name := string(take(int(head[4]))); name != "gateway.example.com" {
-		return errors.New("asked for " + name)
-	}
-	take(2)
-	_, _ = c.Write([]byte{5, 0, 0, 1, 127, 0, 0, 1, 0, 80})
-	_, _ = io.WriteString(c, "hello")
-	return err
 }
 
 // FuzzConnectAnswer: whatever a proxy answers, it is bounded, and only a 2xx is a

@@ -78,6 +78,10 @@ func reachable(t *testing.T, serve func(*net.TCPConn)) (*bed, int) {
 	s := service(t, serve)
 	device := connect(t, dir, s)
 	await(t, device.connected)
+	until(t, func() error { // it has looked for the link door
+		s, err := GetStatus(t.Context(), dir)
+		return errors.Join(err, yes(s.LinkDoor != ""))
+	})
 	return b, s.Destination.Port
 }
 

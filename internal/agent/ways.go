@@ -305,75 +305,88 @@ func (f failures) Unwrap() []error {
 // link opens a raw connection to the link door, having found out how, if that is
 // not known.
 func (g *gateway) link(ctx context.Context) (net.Conn, error) {
-	for again := false; ; again = true {
-		d, err := g.findLink(ctx)
-		if err != nil {
-			return nil, unreachable(g.addr.URL, err)
-		}
-		within, cancel := context.WithTimeout(ctx, doorWithin)
-		conn, err := g.raw(within, d)
-		cancel()
+	if d := g.ways.known(errandLink); d != "" {
+		conn, err := g.rawWithin(ctx, doorWithin, d)
 		if err == nil {
 			return conn, nil
 		}
-		if g.ways.doubt(); again || ctx.Err() != nil || errors.As(err, new(*transportError)) {
+		if g.ways.doubt(); ctx.Err() != nil || errors.As(err, new(*transportError)) {
 			return nil, unreachable(g.addr.URL, err)
 		}
 	}
+	conn, err := g.findLink(ctx)
+	if err != nil {
+		return nil, unreachable(g.addr.URL, err)
+	}
+	return conn, nil
 }
 
-// findLink returns the door that links go through. If that is not known it asks at
-// the doors, one caller at a time.
-func (g *gateway) findLink(ctx context.Context) (door, error) {
+func (g *gateway) rawWithin(ctx context.Context, d time.Duration, by door) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return g.raw(ctx, by)
+}
+
+// findLink is link when it is not known how: it asks at the doors, one caller at a
+// time, and returns the connection on which there was an answer.
+func (g *gateway) findLink(ctx context.Context) (net.Conn, error) {
 	select {
 	case g.ways.searching <- struct{}{}:
 		defer func() { <-g.ways.searching }()
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return nil, ctx.Err()
 	}
-	if d := g.ways.known(errandLink); d != "" {
-		return d, nil
+	if d := g.ways.known(errandLink); d != "" { // by now
+		return g.rawWithin(ctx, doorWithin, d)
 	}
 	var failed []error
 	for _, d := range g.ways.order(errandLink) {
-		err := g.probe(ctx, d)
+		conn, err := g.probe(ctx, d)
 		if err == nil {
 			g.ways.worked(errandLink, d)
-			return d, nil
+			return conn, nil
 		}
 		failed = append(failed, &doorError{d, err})
 		if ctx.Err() != nil || errors.As(err, new(*transportError)) {
 			break
 		}
 	}
-	return "", failure(failed)
+	return nil, failure(failed)
 }
 
-// probe asks whether a door leads to the link door: what comes back is what was
-// sent.
-func (g *gateway) probe(ctx context.Context, d door) error {
+// probe opens a connection to the link door and asks whether it is there: what comes
+// back is what was sent. The link's preface may follow.
+func (g *gateway) probe(ctx context.Context, d door) (_ net.Conn, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeWithin)
 	defer cancel()
 	conn, err := g.raw(ctx, d)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() { _ = conn.Close() }()
-	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	defer func() {
+		if err != nil {
+			_ = conn.Close()
+		}
+	}()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	nonce := make([]byte, socketxp.LinkTicketSize)
 	_, _ = rand.Read(nonce) // never fails: it ends the program instead
 	question := link.AppendProbe(nil, nonce)
 	if _, err := conn.Write(question); err != nil {
-		return err
+		return nil, err
 	}
 	answer := make([]byte, len(question))
 	if _, err := io.ReadFull(conn, answer); err != nil {
-		return fmt.Errorf("the link door does not answer: %w", err)
+		return nil, fmt.Errorf("the link door does not answer: %w", err)
 	}
-	if string(answer) != string(question) {
-		return errors.New("what answers there is no link door")
+	switch {
+	case string(answer) != string(question):
+		return nil, errors.New("what answers there is no link door")
+	case !stop():
+		return nil, ctx.Err()
 	}
-	return nil
+	return conn, nil
 }
 
 // improve looks after the doors for as long as a channel lives. At once it finds
@@ -387,7 +400,9 @@ func (g *gateway) improve(ctx context.Context, key ed25519.PrivateKey, better fu
 		return
 	}
 	g.ways.doubt() // it may be another network than at the last channel
-	if _, err := g.findLink(ctx); err != nil && ctx.Err() == nil {
+	if conn, err := g.findLink(ctx); err == nil {
+		_ = conn.Close()
+	} else if ctx.Err() == nil {
 		g.ways.log.Debug("the link door can't be reached", "err", err)
 	}
 	for wait := g.betterFirst; ; wait = min(2*wait, betterLast) {
@@ -405,8 +420,11 @@ func (g *gateway) improve(ctx context.Context, key ed25519.PrivateKey, better fu
 				}
 			}
 		}
-		if g.ways.known(errandLink) == doorWebSocket && g.probe(ctx, doorDirect) == nil {
-			g.ways.worked(errandLink, doorDirect)
+		if g.ways.known(errandLink) == doorWebSocket {
+			if conn, err := g.probe(ctx, doorDirect); err == nil {
+				_ = conn.Close()
+				g.ways.worked(errandLink, doorDirect)
+			}
 		}
 	}
 }

@@ -242,13 +242,14 @@ func (g *Gateway) enterLink(conn *inbound, first byte, start time.Time, release 
 		return err
 	}
 	if link.IsProbe(preface[:]) {
-		// An agent finds out whether its network lets it come here.
-		g.stats.entered(doorLink, start)
+		// An agent finds out whether its network lets it come here. What follows, if
+		// anything does, is the link.
 		if _, err := conn.Write(preface[:]); err != nil {
 			return err
 		}
-		release()
-		return conn.Close()
+		if _, err := io.ReadFull(conn, preface[:]); err != nil {
+			return err
+		}
 	}
 	ticket, err := link.ParsePreface(preface[:])
 	if err != nil {

@@ -210,17 +210,50 @@ func TestTunnelLimits(t *testing.T) {
 
 func TestLinkProbe(t *testing.T) {
 	w := start(t)
-	for name, from := range map[string]*world{"direct": w, "through a WebSocket": w.by(w.through)} {
-		c := from.dialRaw()
-		probe := link.AppendProbe(nil, bytes.Repeat([]byte{7}, socketxp.LinkTicketSize))
-		if _, err := c.Write(probe); err != nil {
-			t.Fatal(err)
-		}
-		if got := readEnd(t, c); got != string(probe) {
-			t.Errorf("%s: answered %q", name, got)
-		}
+	device, key := w.register("cam", "default")
+	d := w.connect(device, key, echo, "tcp://localhost:22")
+	defer func() { _ = d.conn.Close() }()
+	_, text := w.access()
+	probe := link.AppendProbe(nil, bytes.Repeat([]byte{7}, socketxp.LinkTicketSize))
+	for name, reach := range map[string]func() (net.Conn, error){"direct": w.open, "through a WebSocket": w.through} {
+		t.Run(name, func(t *testing.T) {
+			probed := func() (net.Conn, error) {
+				c, err := reach()
+				if err != nil {
+					return nil, err
+				}
+				if _, err := c.Write(probe); err != nil {
+					return nil, err
+				}
+				answer := make([]byte, len(probe))
+				if _, err := io.ReadFull(c, answer); err != nil || !bytes.Equal(answer, probe) {
+					return nil, fmt.Errorf("answered %q: %w", answer, err)
+				}
+				return c, nil
+			}
+			// The link may follow on the same connection.
+			v := w.visitor()
+			g := v.grant(text, device, 22)
+			v.w = w.by(probed)
+			l := v.open(g)
+			c := must[*link.Conn](t)(l.Open())
+			_, _ = c.Write([]byte("x"))
+			if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+				t.Error(err)
+			}
+			_ = l.Close()
+			// A second question may not.
+			again := must[net.Conn](t)(probed())
+			_, _ = again.Write(probe)
+			if got := readEnd(t, again); got != "" {
+				t.Errorf("answered %q", got)
+			}
+			_ = again.Close()
+			// Nothing may.
+			_ = must[net.Conn](t)(probed()).Close()
+			eventually(t, patience, "the places are free", func() bool { return w.g.preAuth.count() == 0 })
+		})
 	}
-	eventually(t, patience, "their places are free", func() bool { return w.g.preAuth.count() == 0 })
 }
 
 // behind runs a gateway that heeds proxies on loopback networks.

@@ -42,8 +42,8 @@ func ParsePreface(b []byte) (ticket []byte, err error) {
 }
 
 // AppendProbe appends a probe to b: it asks whether the link door can be reached,
-// and the gateway answers with the same PrefaceSize bytes. The nonce has the size
-// of a ticket and is none.
+// and the gateway answers with the same PrefaceSize bytes; a preface may follow. The
+// nonce has the size of a ticket and is none.
 func AppendProbe(b, nonce []byte) []byte {
 	return append(append(b, probeHead...), nonce...)
 }
