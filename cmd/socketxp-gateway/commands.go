@@ -22,6 +22,9 @@ it, and it can't read what flows between them. It needs no configuration to star
   socketxp-gateway serve --listen :443 --public-url https://gateway.example.com \
       --tls-cert fullchain.pem --tls-key privkey.pem
 
+  # or with one from Let's Encrypt, whose terms you accept by this
+  socketxp-gateway serve --listen :443 --public-url https://gateway.example.com --acme-agree
+
   # the first owner, without a browser
   socketxp-gateway admin create-user --email you@example.com --account home`,
 		Args:          usageArgs(cobra.NoArgs),

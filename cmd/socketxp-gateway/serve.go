@@ -35,6 +35,11 @@ SOCKETXP_DATABASE_FILE names a file that holds the value, and so for the others.
 SIGHUP reads the certificate files again.`,
 		Example: `  socketxp-gateway serve
   socketxp-gateway serve --listen :443 --public-url https://gateway.example.com
+  socketxp-gateway serve --listen :443 --public-url https://gateway.example.com --acme-agree
+
+  # by DNS, where nobody reaches port 80 or 443; the hook makes the TXT record
+  socketxp-gateway serve --public-url https://gateway.example.com:8443 --acme-agree --acme-dns-hook /etc/socketxp/dns-hook
+
   socketxp-gateway serve --config /etc/socketxp/gateway.yaml --log-level debug`,
 		Args: usageArgs(cobra.NoArgs),
 	}

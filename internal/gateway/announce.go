@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -79,6 +81,9 @@ const announceEvery = 5 * time.Millisecond
 // is one: announces the next key, and changes to it when the day has come and no
 // device would be locked out.
 func (g *Gateway) heedKeyChange(ctx context.Context) {
+	if leaf := g.cert.judge(); leaf != nil { // ACME has obtained another
+		g.log.Info("the gateway has another certificate", "issuer", leaf.Issuer.String(), "until", leaf.NotAfter, "pinned", g.cert.pin() != "")
+	}
 	if g.cfg.TLSCert != "" {
 		return // the operator changes the key, by Reload
 	}
@@ -146,20 +151,67 @@ func (g *Gateway) mayChangeKey(ctx context.Context, change KeyChange) bool {
 }
 
 // changeKey changes to the staged key. Connections that are open live on.
-func (g *Gateway) changeKey(_ context.Context, change KeyChange) error {
+func (g *Gateway) changeKey(ctx context.Context, change KeyChange) error {
 	before := g.cert.keyPin()
+	next, err := g.nextACME(ctx, change)
+	if err != nil {
+		return err
+	}
 	if err := change.carryOut(g.cfg.DataDir); err != nil {
+		if next != nil {
+			next.end()
+		}
 		return err
 	}
 	pair, err := g.cert.read()
 	if err != nil {
 		return err
 	}
+	if old := g.cert.acme.Load(); old != nil {
+		g.cert.acme.Store(next)
+		old.end()
+		if err := os.RemoveAll(old.dir); err != nil { // the old key is in it
+			g.log.Warn("the certificates of the old key were not removed", "error", err)
+		}
+	}
 	g.cert.show(pair)
 	g.tellKeys()
 	g.log.Info("the gateway has changed its key", "pin", g.cert.keyPin(), "before", before)
 	return nil
 }
+
+// nextACME returns what obtains the certificates of the staged key, with those for
+// all names already obtained: whoever knows no pin must be able to verify the gateway
+// when it has changed its key. It is nil without ACME.
+func (g *Gateway) nextACME(ctx context.Context, change KeyChange) (*acme, error) {
+	if g.cert.acme.Load() == nil {
+		return nil, nil //nolint:nilnil // as it says
+	}
+	if !g.obtains.allow(change.Pin + change.ChangeAt.String()) {
+		return nil, errors.New("certificates for the next key could not be obtained a while ago; it is tried again every 10 minutes")
+	}
+	pair, err := change.nextPair(g.cfg.DataDir)
+	if change.Changing {
+		return nil, errors.New("the change was broken off; it is finished by the next start")
+	}
+	if err != nil {
+		return nil, err
+	}
+	next, err := g.newACME(ctx, pair)
+	if err != nil {
+		return nil, err
+	}
+	obtaining, cancel := context.WithTimeout(ctx, obtainWithin)
+	defer cancel()
+	if err := next.obtain(obtaining); err != nil {
+		next.end()
+		return nil, fmt.Errorf("obtain the certificates for the next key: %w", err)
+	}
+	return next, nil
+}
+
+// obtainWithin is how long obtaining the certificates for the next key may take.
+const obtainWithin = 3 * time.Minute
 
 // keysSetting holds the pins of the keys that devices were told last.
 const keysSetting = "gateway_keys"

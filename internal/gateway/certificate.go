@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,12 +27,15 @@ import (
 // key that it will change to, if that is announced.
 type certificate struct {
 	certPath, keyPath string
-	nextPath          string // of the operator's next certificate, or ""
-	host              string // of the public URL
-	now               atomic.Pointer[tls.Certificate]
-	said              atomic.Pointer[string] // what tokens say of it: a pin, or "" if authorities vouch for it
-	next              atomic.Pointer[string] // the pin of the announced key; nil for none
-	changed           atomic.Int64           // when the key changed last, as Unix nanoseconds; 0 for never
+	nextPath          string                           // of the operator's next certificate, or ""
+	host              string                           // of the public URL
+	roots             *x509.CertPool                   // of agents that know no pin; nil for the system's
+	acme              atomic.Pointer[acme]             // nil without
+	now               atomic.Pointer[tls.Certificate]  // the one of the files; beside ACME, for whom that has none
+	said              atomic.Pointer[string]           // what tokens say of it: a pin, or "" if authorities vouch for it
+	judged            atomic.Pointer[x509.Certificate] // for which that was found out
+	next              atomic.Pointer[string]           // the pin of the announced key; nil for none
+	changed           atomic.Int64                     // when the key changed last, as Unix nanoseconds; 0 for never
 }
 
 // loadCertificate reads the configured files or, without any, the self-signed
@@ -56,10 +60,16 @@ func loadCertificate(cfg Config, host string) (*certificate, error) {
 	return c, c.readNext()
 }
 
-// judge finds out who vouches for the certificate.
-func (c *certificate) judge() {
-	pin := pinFor(c.now.Load(), c.host, nil)
+// judge finds out who vouches for the certificate that agents are shown, and returns
+// it if it is another than when it was judged last.
+func (c *certificate) judge() (changed *x509.Certificate) {
+	pair := c.shown()
+	if c.judged.Swap(pair.Leaf) == pair.Leaf {
+		return nil
+	}
+	pin := pinFor(pair, c.host, c.roots)
 	c.said.Store(&pin)
+	return pair.Leaf
 }
 
 // readNext takes the operator's next certificate for announced.
@@ -103,7 +113,25 @@ func PinOfFile(path string) (string, error) {
 	return "", fmt.Errorf("%s holds no certificate in PEM form", path)
 }
 
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.now.Load(), nil }
+// get is for crypto/tls.
+func (c *certificate) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if a := c.acme.Load(); a != nil && hello.ServerName != "" {
+		if pair := a.certificateFor(strings.ToLower(hello.ServerName)); pair != nil {
+			return pair, nil
+		}
+	}
+	return c.now.Load(), nil
+}
+
+// shown returns what agents are shown, who ask for the host of the public URL.
+func (c *certificate) shown() *tls.Certificate {
+	if a := c.acme.Load(); a != nil {
+		if pair := a.certificateFor(c.host); pair != nil {
+			return pair
+		}
+	}
+	return c.now.Load()
+}
 
 func (c *certificate) read() (*tls.Certificate, error) {
 	pair, err := tls.LoadX509KeyPair(c.certPath, c.keyPath)
@@ -122,7 +150,7 @@ func (c *certificate) reload() error {
 		return err
 	}
 	known := slices.Contains(c.pins(), socketxp.PinOf(pair.Leaf))
-	trusted, was := pinFor(pair, c.host, nil) == "", c.pin() == ""
+	trusted, was := pinFor(pair, c.host, c.roots) == "", c.pin() == ""
 	switch {
 	case was && !trusted:
 		return errors.New("no authority that agents know vouches for the new certificate, as one does for that of before")

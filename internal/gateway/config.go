@@ -16,19 +16,26 @@ import (
 // configuration file, the flags (with - for _) and the environment (SOCKETXP_ and
 // upper case). DefaultConfig has the defaults.
 type Config struct {
-	Listen        string        `yaml:"listen"`         // host:port of the one public port
-	PublicURL     string        `yaml:"public_url"`     // https://host[:port] under which agents and people reach Listen
-	DataDir       string        `yaml:"data_dir"`       // keys, certificate, SQLite
-	Database      string        `yaml:"database"`       // "" for SQLite in DataDir, or postgres://…
-	TLSCert       string        `yaml:"tls_cert"`       // PEM files; both or neither
-	TLSKey        string        `yaml:"tls_key"`        //
-	TLSNextCert   string        `yaml:"tls_next_cert"`  // PEM file of the certificate whose key is announced before it becomes tls_cert
-	MetricsListen string        `yaml:"metrics_listen"` // loopback address of /metrics; "" for none
-	LogLevel      string        `yaml:"log_level"`      // debug, info, warn or error
-	LogFormat     string        `yaml:"log_format"`     // auto, text or json
-	RevealTokens  bool          `yaml:"reveal_tokens"`  // whether a token's text can be shown again
-	DrainTimeout  time.Duration `yaml:"drain_timeout"`  // how long open links may go on at shutdown
-	Heartbeat     time.Duration `yaml:"heartbeat"`      // how long an idle agent may be silent
+	Listen         string        `yaml:"listen"`           // host:port of the one public port
+	PublicURL      string        `yaml:"public_url"`       // https://host[:port] under which agents and people reach Listen
+	DataDir        string        `yaml:"data_dir"`         // keys, certificate, SQLite
+	Database       string        `yaml:"database"`         // "" for SQLite in DataDir, or postgres://…
+	TLSCert        string        `yaml:"tls_cert"`         // PEM files; both or neither
+	TLSKey         string        `yaml:"tls_key"`          //
+	TLSNextCert    string        `yaml:"tls_next_cert"`    // PEM file of the certificate whose key is announced before it becomes tls_cert
+	ACMEAgree      bool          `yaml:"acme_agree"`       // the certificate authority's terms are accepted, and ACME is used
+	ACMEEmail      string        `yaml:"acme_email"`       // of the account there; may be empty
+	ACMECA         string        `yaml:"acme_ca"`          // URL of its directory
+	ACMECAFile     string        `yaml:"acme_ca_file"`     // PEM file of the authorities of that URL; "" for the system's
+	ACMEDomains    string        `yaml:"acme_domains"`     // with commas; "" for the host of public_url
+	ACMEHTTPListen string        `yaml:"acme_http_listen"` // host:port of HTTP-01; "" for none
+	ACMEDNSHook    string        `yaml:"acme_dns_hook"`    // program of DNS-01; "" for none
+	MetricsListen  string        `yaml:"metrics_listen"`   // loopback address of /metrics; "" for none
+	LogLevel       string        `yaml:"log_level"`        // debug, info, warn or error
+	LogFormat      string        `yaml:"log_format"`       // auto, text or json
+	RevealTokens   bool          `yaml:"reveal_tokens"`    // whether a token's text can be shown again
+	DrainTimeout   time.Duration `yaml:"drain_timeout"`    // how long open links may go on at shutdown
+	Heartbeat      time.Duration `yaml:"heartbeat"`        // how long an idle agent may be silent
 
 	// TrustedProxies are the load balancers in front: networks, separated by commas,
 	// from which the PROXY protocol and X-Forwarded-For are heeded.
@@ -38,14 +45,16 @@ type Config struct {
 // DefaultConfig returns the configuration of a gateway that was given none.
 func DefaultConfig() Config {
 	return Config{
-		Listen:        ":8443",
-		PublicURL:     "", // https://localhost and the port of Listen
-		MetricsListen: "127.0.0.1:9464",
-		LogLevel:      "info",
-		LogFormat:     "auto",
-		RevealTokens:  true,
-		DrainTimeout:  10 * time.Second,
-		Heartbeat:     control.DefaultHeartbeat,
+		Listen:         ":8443",
+		PublicURL:      "", // https://localhost and the port of Listen
+		ACMECA:         defaultACME,
+		ACMEHTTPListen: ":80",
+		MetricsListen:  "127.0.0.1:9464",
+		LogLevel:       "info",
+		LogFormat:      "auto",
+		RevealTokens:   true,
+		DrainTimeout:   10 * time.Second,
+		Heartbeat:      control.DefaultHeartbeat,
 	}
 }
 
@@ -63,6 +72,9 @@ func (c *Config) Validate() error {
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("tls_cert and tls_key go together")
+	}
+	if err := c.checkACME(); err != nil {
+		return err
 	}
 	if c.TLSNextCert != "" && c.TLSCert == "" {
 		return errors.New("tls_next_cert goes with tls_cert: a key that the gateway made itself is changed by admin rotate-tls-key")

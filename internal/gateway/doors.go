@@ -19,6 +19,8 @@ import (
 	"socketxp"
 	"socketxp/internal/control"
 	"socketxp/internal/link"
+
+	"github.com/mholt/acmez/v3"
 )
 
 // The doors, as the metrics name them.
@@ -197,6 +199,10 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 		return doorNone, err
 	}
 	raw := &peekedConn{inbound: conn, head: peeked}
+	if slices.Contains(protocols, acmez.ACMETLS1Protocol) && g.cfg.ACMEAgree {
+		defer release()
+		return doorACME, g.enterACME(raw)
+	}
 	if slices.Contains(protocols, control.ALPN) {
 		tlsConn := tls.Server(raw, g.controlTLS)
 		if err := tlsConn.HandshakeContext(context.Background()); err != nil {

@@ -6,6 +6,7 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,7 +37,8 @@ type Deps struct {
 	// Serving is called once, when connections are taken; nil means nothing.
 	Serving func()
 
-	limits *limits // nil: defaultLimits; tests shorten them
+	limits *limits        // nil: defaultLimits; tests shorten them
+	roots  *x509.CertPool // of agents that know no pin; nil: the system's
 }
 
 // Gateway is one running gateway. New builds it, Run serves until its context is
@@ -48,6 +50,7 @@ type Gateway struct {
 	log     *slog.Logger
 	version string
 	limits  limits
+	roots   *x509.CertPool
 
 	id     string // of this installation: the issuer of its tokens
 	url    string // https://host[:port]
@@ -61,6 +64,7 @@ type Gateway struct {
 	cert     *certificate
 	listener *net.TCPListener
 	metrics  net.Listener // nil for none
+	acmeHTTP net.Listener // nil for none
 
 	preAuth    *places
 	httpsConns *places
@@ -80,6 +84,7 @@ type Gateway struct {
 	asksKnowledge        *sampler // of which devices know the next key: all of them are looked at
 	sequences            *sequences
 	moves                *sequenceWriter
+	obtains              *sampler      // certificates for the next key
 	reporting            chan struct{} // has room for those who may store a report
 	rekeyed              chan struct{} // has one in it when agents are to be told the gateway's keys
 	unended              unended
@@ -116,6 +121,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 		limits: defaultLimits(), stopping: make(chan struct{}),
 		live: newLive(), offers: newOffers(), handedOn: newHandedOn(), tunnels: make(chan func(context.Context)),
 	}
+	g.roots = deps.roots
 	if deps.limits != nil {
 		g.limits = *deps.limits
 	}
@@ -126,7 +132,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	g.preAuth = newPlaces(g.limits.preAuth, g.limits.preAuthPerIP)
 	g.httpsConns = newPlaces(g.limits.https, g.limits.httpsPerIP)
 	g.refusals, g.complaints = newSampler(g.limits.sampleEvery), newSampler(10*time.Second)
-	g.asksKnowledge = newSampler(time.Minute)
+	g.asksKnowledge, g.obtains = newSampler(time.Minute), newSampler(10*time.Minute)
 	g.reporting, g.rekeyed = make(chan struct{}, 4), make(chan struct{}, 1)
 	g.rest = newREST(g.limits.http)
 	g.moves = &sequenceWriter{store: g.store, within: g.limits.storeWithin, wake: make(chan struct{}, 1)}
@@ -192,6 +198,9 @@ func (g *Gateway) listen(ctx context.Context) error {
 		}
 		g.url = u.String()
 	}
+	if err := g.listenACME(ctx); err != nil {
+		return err
+	}
 	if g.cfg.MetricsListen == "" {
 		return nil
 	}
@@ -219,6 +228,22 @@ func (g *Gateway) loadKeys(ctx context.Context) error {
 		return err
 	}
 	g.controlTLS, g.httpsTLS = doorConfigs(g.cert)
+	if !g.cfg.ACMEAgree {
+		return nil
+	}
+	if err := g.cleanACME(); err != nil {
+		return err
+	}
+	a, err := g.newACME(ctx, g.cert.now.Load())
+	if err != nil {
+		return err
+	}
+	g.cert.acme.Store(a)
+	if g.roots != nil {
+		g.cert.roots = g.roots
+		g.cert.judged.Store(nil)
+	}
+	g.cert.judge()
 	return nil
 }
 
@@ -282,13 +307,23 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.startHousekeeping(work)
 
 	https := g.newHTTPServer(handler)
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	g.all.Go(func() { failed <- https.Serve(g.handedOn) })
 	g.all.Go(func() { failed <- g.acceptAll(work) })
 	g.all.Go(func() { g.acceptTunnels(work) })
 	metrics := g.newMetricsServer()
 	if g.metrics != nil {
 		g.all.Go(func() { failed <- metrics.Serve(g.metrics) })
+	}
+	challenges := g.serveACME()
+	if g.acmeHTTP != nil {
+		g.all.Go(func() { failed <- challenges.Serve(g.acmeHTTP) })
+	}
+	if a := g.cert.acme.Load(); a != nil {
+		g.log.Info("certificates are obtained by ACME", "names", a.domains, "ca", g.cfg.ACMECA)
+		if err := a.manage(work); err != nil {
+			g.log.Error("certificates can't be obtained", "error", err)
+		}
 	}
 	g.beat()
 	if g.serving != nil {
@@ -306,6 +341,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	} else {
 		err = nil
 	}
+	_ = challenges.Close()
 	g.shutDown(work, https, metrics)
 	endWork()
 	g.all.Wait()
@@ -350,6 +386,14 @@ func (g *Gateway) free() {
 	}
 	if g.metrics != nil {
 		_ = g.metrics.Close()
+	}
+	if g.acmeHTTP != nil {
+		_ = g.acmeHTTP.Close()
+	}
+	if g.cert != nil {
+		if a := g.cert.acme.Load(); a != nil {
+			a.end()
+		}
 	}
 	if g.dirLock != nil {
 		_ = g.dirLock.Close()

@@ -25,7 +25,13 @@ import (
 	"socketxp/internal/token"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// One for each account at an authority, for as long as the process lives.
+		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).loop"),
+		// The tests' own authority has no end.
+		goleak.IgnoreAnyFunction("github.com/letsencrypt/pebble/v2/va.VAImpl.processTasks"))
+}
 
 // patience is how long a test waits for what should be there at once, on a machine
 // with two busy cores.

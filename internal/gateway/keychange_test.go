@@ -54,6 +54,24 @@ func (w *world) online(d socketxp.Device, key ed25519.PrivateKey) (*agent, contr
 	return a, a.welcome(report("tcp://127.0.0.1:22"))
 }
 
+// keepAlive returns a function that does a request on one HTTPS connection, and says
+// whether that was the one of before.
+func (w *world) keepAlive() func() (reused bool) {
+	w.Helper()
+	c := w.httpClient()
+	return func() (reused bool) {
+		w.Helper()
+		ctx := httptrace.WithClientTrace(w.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
+		resp, err := c.Do(must[*http.Request](w.T)(http.NewRequestWithContext(ctx, http.MethodGet, w.url("/api/v1/gateway"), nil)))
+		if err != nil {
+			w.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		return reused
+	}
+}
+
 func quick(l *limits) { l.certEvery = 5 * time.Millisecond }
 
 func TestKeyChange(t *testing.T) {
@@ -71,18 +89,7 @@ func TestKeyChange(t *testing.T) {
 	}
 	w.knows(a, d, old)
 	w.knows(s.td.agent, s.device, "authorities")
-	keepAlive := w.httpClient()
-	reused := func() (reused bool) {
-		t.Helper()
-		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
-		resp, err := keepAlive.Do(must[*http.Request](t)(http.NewRequestWithContext(ctx, http.MethodGet, w.url("/api/v1/gateway"), nil)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = io.Copy(io.Discard, resp.Body)
-		_ = resp.Body.Close()
-		return reused
-	}
+	reused := w.keepAlive()
 	reused()
 
 	c := w.stage(0) // due at once

@@ -39,6 +39,7 @@ type limits struct {
 	clockEvery   time.Duration // the high-water mark of the clock is raised
 	pruneEvery   time.Duration
 	keysEvery    time.Duration // changes of the signing keys are looked for
+	acme         acmeTiming
 	certEvery    time.Duration // the data folder is looked at for a change of the key
 	newsEvery    time.Duration // comings and goings of devices are told
 	offlineAfter time.Duration // a device is told to be offline when it has not come back by then
