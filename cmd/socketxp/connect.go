@@ -20,6 +20,7 @@ type connectFlags struct {
 
 	enableSSH bool
 	sshUsers  []string
+	ssh       agent.SSHPolicy
 
 	slave            bool
 	peerID, peerName string
@@ -68,6 +69,10 @@ and another one refused, in known_devices of the work folder.`,
 	flags.StringVar(&f.authtoken, "authtoken", "", "the `TOKEN`; master mode logs in with it if the device isn't registered. It shows in the process list and the shell's history")
 	flags.BoolVar(&f.enableSSH, "enable-ssh", false, "publish the agent's built-in SSH server")
 	flags.StringArrayVar(&f.sshUsers, "ssh-user", nil, "the `USER` who may log in to it (repeatable); by default the one who runs the agent")
+	byDefault := agent.DefaultSSHPolicy()
+	flags.BoolVar(&f.ssh.TCPForwarding, "ssh-tcp-forwarding", byDefault.TCPForwarding, "let its visitors forward ports (ssh -L) to what this device publishes; =false forbids it")
+	flags.BoolVar(&f.ssh.AgentForwarding, "ssh-agent-forwarding", byDefault.AgentForwarding, "let programs of this device use the ssh agent of a visitor who forwards it (ssh -A)")
+	flags.StringArrayVar(&f.ssh.AcceptEnv, "ssh-accept-env", byDefault.AcceptEnv, "the `VARIABLE` that visitors may set, or PREFIX* (repeatable; replaces the default)")
 	flags.BoolVar(&f.slave, "iot-slave", false, "slave mode: open a local port")
 	flags.StringVar(&f.peerID, "peer-device-id", "", "slave mode: the device, by its `ID`")
 	flags.StringVar(&f.peerName, "peer-device-name", "", "slave mode: the device, by its `NAME`")
@@ -82,11 +87,12 @@ func (f *connectFlags) check(cmd *cobra.Command) error {
 	if err := errors.Join(exclusive(cmd, "authtoken", "token-file"), f.who.check(cmd)); err != nil {
 		return err
 	}
+	server := []string{"ssh-user", "ssh-tcp-forwarding", "ssh-agent-forwarding", "ssh-accept-env"}
 	alien, mode := []string{"peer-device-id", "peer-device-name", "peer-device-port"}, "with --iot-slave"
 	if f.slave {
-		alien, mode = []string{"enable-ssh", "ssh-user", "iot-device-name", "iot-device-group"}, "without --iot-slave"
-	} else if cmd.Flags().Changed("ssh-user") && !f.enableSSH {
-		return usage("add --enable-ssh", "--ssh-user is for the built-in SSH server")
+		alien, mode = append(server, "enable-ssh", "iot-device-name", "iot-device-group"), "without --iot-slave"
+	} else if i := slices.IndexFunc(server, cmd.Flags().Changed); i >= 0 && !f.enableSSH {
+		return usage("add --enable-ssh", "--%s is for the built-in SSH server", server[i])
 	}
 	if i := slices.IndexFunc(alien, cmd.Flags().Changed); i >= 0 {
 		return usage("see socketxp connect --help", "--%s is %s only", alien[i], mode)
@@ -99,7 +105,7 @@ func (a *app) connectMaster(ctx context.Context, destination string, f connectFl
 	if err != nil {
 		return usageError{err}
 	}
-	tunnel := agent.Tunnel{Destination: dest, SSH: f.enableSSH, Users: f.sshUsers}
+	tunnel := agent.Tunnel{Destination: dest, SSH: f.enableSSH, Users: f.sshUsers, Policy: f.ssh}
 	if err := tunnel.Check(); err != nil {
 		return usageError{err}
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,6 +40,7 @@ type ConfigVisit struct {
 type configFile struct {
 	WorkDir       string         `json:"work_dir"`
 	SSHUsers      []string       `json:"ssh_users"`
+	SSH           configSSH      `json:"ssh"`
 	Tunnels       []configTunnel `json:"tunnels"`
 	AuthToken     string         `json:"authtoken"`
 	TunnelEnabled *bool          `json:"tunnel_enabled"`
@@ -46,18 +48,71 @@ type configFile struct {
 }
 
 type configTunnel struct {
-	Destination    string   `json:"destination"`
-	EnableSSH      bool     `json:"enable_ssh"`
-	SSHUsers       []string `json:"ssh_users"`
-	Subdomain      string   `json:"subdomain"`
-	CustomDomain   string   `json:"custom_domain"`
-	Protocol       string   `json:"protocol"`
-	IotDeviceID    string   `json:"iot_device_id"`
-	IotDeviceName  string   `json:"iot_device_name"`
-	IotDeviceGroup string   `json:"iot_device_group"`
-	IotSlave       bool     `json:"iot_slave"`
-	PeerDeviceHost string   `json:"peer_device_host"`
-	PeerDevicePort int      `json:"peer_device_port"`
+	Destination    string    `json:"destination"`
+	EnableSSH      bool      `json:"enable_ssh"`
+	SSHUsers       []string  `json:"ssh_users"`
+	SSH            configSSH `json:"ssh"`
+	Subdomain      string    `json:"subdomain"`
+	CustomDomain   string    `json:"custom_domain"`
+	Protocol       string    `json:"protocol"`
+	IotDeviceID    string    `json:"iot_device_id"`
+	IotDeviceName  string    `json:"iot_device_name"`
+	IotDeviceGroup string    `json:"iot_device_group"`
+	IotSlave       bool      `json:"iot_slave"`
+	PeerDeviceHost string    `json:"peer_device_host"`
+	PeerDevicePort int       `json:"peer_device_port"`
+}
+
+// configSSH is what visitors of the built-in SSH server may do. What a tunnel leaves
+// out is as at the top level, and what that leaves out as in DefaultSSHPolicy.
+type configSSH struct {
+	Users                *[]string `json:"users"` // older files: ssh_users
+	AllowTCPForwarding   *bool     `json:"allow_tcp_forwarding"`
+	AllowAgentForwarding *bool     `json:"allow_agent_forwarding"`
+	AcceptEnv            *[]string `json:"accept_env"`
+}
+
+// or fills what is left out.
+func (c configSSH) or(outer configSSH) configSSH {
+	return configSSH{
+		Users:                cmp.Or(c.Users, outer.Users),
+		AllowTCPForwarding:   cmp.Or(c.AllowTCPForwarding, outer.AllowTCPForwarding),
+		AllowAgentForwarding: cmp.Or(c.AllowAgentForwarding, outer.AllowAgentForwarding),
+		AcceptEnv:            cmp.Or(c.AcceptEnv, outer.AcceptEnv),
+	}
+}
+
+// withUsers takes ssh_users for users.
+func (c configSSH) withUsers(users []string) (configSSH, error) {
+	if len(users) == 0 {
+		return c, nil
+	}
+	if c.Users != nil {
+		return c, hinted("keep users in ssh", "ssh_users and users in ssh are the same: give one of them")
+	}
+	c.Users = &users
+	return c, nil
+}
+
+// tunnel returns the users and the policy.
+func (c configSSH) tunnel() ([]string, SSHPolicy) {
+	var users []string
+	policy := DefaultSSHPolicy()
+	for _, set := range []struct {
+		from *bool
+		to   *bool
+	}{{c.AllowTCPForwarding, &policy.TCPForwarding}, {c.AllowAgentForwarding, &policy.AgentForwarding}} {
+		if set.from != nil {
+			*set.to = *set.from
+		}
+	}
+	if c.AcceptEnv != nil {
+		policy.AcceptEnv = *c.AcceptEnv
+	}
+	if c.Users != nil {
+		users = *c.Users
+	}
+	return users, policy
 }
 
 // ReadConfig is ParseConfig of a file, which errors name.
@@ -88,7 +143,7 @@ func ParseConfig(data []byte) (Config, error) {
 		return Config{}, hinted("", "it is larger than %d bytes", maxConfig)
 	}
 	if err := socketxp.StrictUnmarshal(data, &f); err != nil {
-		return Config{}, hinted(nearestKey(err, configFile{}, configTunnel{}), "%v", err)
+		return Config{}, hinted(nearestKey(err, configFile{}, configTunnel{}, configSSH{}), "%v", err)
 	}
 	c := Config{WorkDir: f.WorkDir, AuthToken: f.AuthToken}
 	if c.WorkDir != "" && !filepath.IsAbs(c.WorkDir) {
@@ -100,11 +155,17 @@ func ParseConfig(data []byte) (Config, error) {
 	if f.Region != "" {
 		c.note("region is ignored: the gateway is the one that the token or device.key names")
 	}
+	outer, err := f.SSH.withUsers(f.SSHUsers)
+	if err != nil {
+		return Config{}, err
+	}
+	// For a server that no tunnel asks for, too: who sets something expects that it holds.
+	_, policy := outer.tunnel()
+	if err := policy.Check(); err != nil {
+		return Config{}, err
+	}
 	for i, t := range f.Tunnels {
-		if len(t.SSHUsers) == 0 {
-			t.SSHUsers = f.SSHUsers
-		}
-		if err := c.add(t); err != nil {
+		if err := c.add(t, outer); err != nil {
 			var e *socketxp.Error
 			if errors.As(err, &e) {
 				return Config{}, hinted(e.Hint, "tunnel %d: %s", i+1, e.Message)
@@ -129,7 +190,7 @@ func (c *Config) note(format string, args ...any) {
 }
 
 // add takes one tunnel.
-func (c *Config) add(t configTunnel) error {
+func (c *Config) add(t configTunnel, outer configSSH) error {
 	if !slices.Contains([]string{"", "tcp", "http", "tls"}, t.Protocol) {
 		return hinted("", "the protocol %q is not tcp, http or tls", t.Protocol)
 	}
@@ -149,9 +210,16 @@ func (c *Config) add(t configTunnel) error {
 	if slices.ContainsFunc(c.Publish, func(p Tunnel) bool { return p.Destination == dest }) {
 		return hinted("", "%s is there twice", dest)
 	}
+	own, err := t.SSH.withUsers(t.SSHUsers)
+	if err != nil {
+		return err
+	}
 	tunnel := Tunnel{Destination: dest, SSH: t.EnableSSH}
-	if t.EnableSSH {
-		tunnel.Users = t.SSHUsers
+	switch {
+	case t.EnableSSH:
+		tunnel.Users, tunnel.Policy = own.or(outer).tunnel()
+	case t.SSH != configSSH{}:
+		return hinted("add enable_ssh", "ssh is for the built-in SSH server")
 	}
 	if err := tunnel.Check(); err != nil {
 		return err
@@ -188,8 +256,8 @@ func (c *Config) addVisit(t configTunnel) error {
 	if err := v.check(); err != nil {
 		return err
 	}
-	if t.EnableSSH {
-		return hinted("it belongs to the device's own configuration", "enable_ssh is not for iot_slave")
+	if t.EnableSSH || t.SSH != (configSSH{}) {
+		return hinted("it belongs to the device's own configuration", "enable_ssh and ssh are not for iot_slave")
 	}
 	c.Visits = append(c.Visits, v)
 	return nil

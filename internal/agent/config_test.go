@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,6 +27,7 @@ func TestParseConfig(t *testing.T) {
 	ssh, two := tunnel(t, "tcp://localhost:2222"), tunnel(t, "tcp://localhost:2223")
 	ssh.SSH, ssh.Users = true, []string{"pi"}
 	two.SSH, two.Users = true, []string{"root", "pi"}
+	ssh.Policy, two.Policy = DefaultSSHPolicy(), DefaultSSHPolicy()
 	local, err := ParseLocalPort("tcp://localhost:3000")
 	if err != nil {
 		t.Fatal(err)
@@ -37,6 +39,34 @@ func TestParseConfig(t *testing.T) {
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("%+v\nwant %+v", c, want)
+	}
+}
+
+func TestParseSSHConfig(t *testing.T) {
+	c, err := ParseConfig([]byte(`{
+		"ssh": {"users": ["pi"], "allow_agent_forwarding": true, "accept_env": ["LANG", "MY_*"]},
+		"tunnels": [
+			{"destination": "tcp://localhost:22", "enable_ssh": true},
+			{"destination": "tcp://localhost:23", "enable_ssh": true, "ssh": {"allow_tcp_forwarding": false, "accept_env": []}},
+			{"destination": "tcp://localhost:24", "enable_ssh": true, "ssh_users": ["root"], "ssh": {"allow_agent_forwarding": false}},
+			{"destination": "tcp://localhost:25"}
+		]
+	}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct {
+		users  []string
+		policy SSHPolicy
+	}{
+		{[]string{"pi"}, SSHPolicy{TCPForwarding: true, AgentForwarding: true, AcceptEnv: []string{"LANG", "MY_*"}}},
+		{[]string{"pi"}, SSHPolicy{AgentForwarding: true, AcceptEnv: []string{}}},
+		{[]string{"root"}, SSHPolicy{TCPForwarding: true, AcceptEnv: []string{"LANG", "MY_*"}}},
+		{nil, SSHPolicy{}},
+	} {
+		if got := c.Publish[i]; !slices.Equal(got.Users, want.users) || !got.Policy.equal(want.policy) {
+			t.Errorf("tunnel %d: %+v, want %+v", i+1, got, want)
+		}
 	}
 }
 
@@ -77,6 +107,16 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"twice the same", `{"tunnels": [{"destination": "tcp://localhost:1"}, {"destination": "tcp://LOCALHOST:1"}]}`, "tunnel 2: tcp://localhost:1 is there twice", ""},
 		{"two names", `{"tunnels": [{"destination": "tcp://localhost:1", "iot_device_name": "a"}, {"destination": "tcp://localhost:2", "iot_device_name": "b"}]}`, "one device", ""},
 		{"a protocol", `{"tunnels": [{"destination": "tcp://localhost:1", "protocol": "udp"}]}`, "protocol", ""},
+		{"C-08 a misspelt option of ssh", `{"ssh": {"allow_tcp_forwardng": false}}`, `unknown key "allow_tcp_forwardng"`, `"allow_tcp_forwarding"`},
+		{"C-08 another misspelt option of ssh", `{"tunnels": [{"destination": "tcp://localhost:22", "enable_ssh": true, "ssh": {"accept_envs": []}}]}`, `unknown key "accept_envs"`, `"accept_env"`},
+		{"C-08 ssh without the server", `{"tunnels": [{"destination": "tcp://localhost:22", "ssh": {"allow_tcp_forwarding": false}}]}`, "built-in SSH server", "enable_ssh"},
+		{"C-08 users twice", `{"ssh_users": ["pi"], "ssh": {"users": ["root"]}}`, "the same", ""},
+		{"C-08 users of a tunnel twice", `{"tunnels": [{"destination": "tcp://localhost:22", "enable_ssh": true, "ssh_users": ["pi"], "ssh": {"users": ["root"]}}]}`, "tunnel 1: ssh_users", ""},
+		{"C-08 a variable that runs code", `{"ssh": {"accept_env": ["LD_PRELOAD"]}}`, "never taken", ""},
+		{"C-08 the same in a tunnel", `{"tunnels": [{"destination": "tcp://localhost:22", "enable_ssh": true, "ssh": {"accept_env": ["BASH_ENV"]}}]}`, "tunnel 1: accept_env: BASH_ENV is never taken", ""},
+		{"C-08 all variables", `{"ssh": {"accept_env": ["*"]}}`, "too wide", "LC_*"},
+		{"C-08 no variable", `{"ssh": {"accept_env": ["A=B"]}}`, "not valid", ""},
+		{"ssh in slave mode", `{"tunnels": [{"destination": "tcp://localhost:0", "iot_slave": true, "iot_device_name": "a", "peer_device_port": 22, "ssh": {"users": ["pi"]}}]}`, "not for iot_slave", ""},
 		{"SSH elsewhere", `{"tunnels": [{"destination": "tcp://192.168.0.1:22", "enable_ssh": true}]}`, "built-in SSH", ""},
 		{"slave mode without a port", `{"tunnels": [{"destination": "tcp://localhost:0", "iot_slave": true, "iot_device_name": "a"}]}`, "port", ""},
 		{"slave mode without a device", `{"tunnels": [{"destination": "tcp://localhost:0", "iot_slave": true, "peer_device_port": 22}]}`, "device", ""},

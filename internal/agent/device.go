@@ -150,14 +150,16 @@ func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
 	}
 	d := &device{
 		dir: o.Dir, key: key, gateway: gw, version: o.Version, log: o.Log, options: o,
-		tunnels: newPublications(func(users []string) (*SSHServer, error) {
-			return NewSSHServer(SSHConfig{
-				HostKeyFile: o.Dir.file(sshHostKeyFile), Users: users, Log: o.Log, Version: o.Version, Executable: executable,
-			})
-		}),
 		now:       connection{since: time.Now(), turned: make(chan struct{})},
 		knowsMore: make(chan struct{}, 1),
 	}
+	forwards := &forwards{device: d, places: make(chan struct{}, maxDeviceForwards)}
+	d.tunnels = newPublications(func(t Tunnel) (*SSHServer, error) {
+		return NewSSHServer(SSHConfig{
+			HostKeyFile: o.Dir.file(sshHostKeyFile), Users: t.Users, Policy: t.Policy, Dial: forwards.dial,
+			Log: o.Log, Version: o.Version, Executable: executable,
+		})
+	})
 	d.ctx, d.stop = context.WithCancelCause(ctx)
 	defer d.stop(nil)
 	d.links = newLinks(d)

@@ -44,6 +44,14 @@ type localTunnel struct {
 	Destination string   `json:"destination"`
 	SSH         bool     `json:"ssh,omitempty"`
 	Users       []string `json:"users,omitempty"`
+	// Absent is the narrowest.
+	TCPForwarding   bool     `json:"tcp_forwarding,omitempty"`
+	AgentForwarding bool     `json:"agent_forwarding,omitempty"`
+	AcceptEnv       []string `json:"accept_env,omitempty"`
+}
+
+func (t localTunnel) policy() SSHPolicy {
+	return SSHPolicy{TCPForwarding: t.TCPForwarding, AgentForwarding: t.AgentForwarding, AcceptEnv: t.AcceptEnv}
 }
 
 // localReply is an answer: to a request that failed Error, else what was asked for.
@@ -209,7 +217,7 @@ func (d *device) publishFor(c *localConn, asked []localTunnel) error {
 		if err != nil {
 			return err
 		}
-		tunnels = append(tunnels, Tunnel{Destination: dest, SSH: t.SSH, Users: t.Users})
+		tunnels = append(tunnels, Tunnel{Destination: dest, SSH: t.SSH, Users: t.Users, Policy: t.policy()})
 	}
 	remove, err := d.tunnels.add(d.ctx, tunnels)
 	if err != nil {
@@ -266,7 +274,10 @@ func (d *Dir) ask(ctx context.Context, r localRequest) (*localConn, error) {
 func join(ctx context.Context, o ConnectOptions) error {
 	r := localRequest{Op: opPublish}
 	for _, t := range o.Tunnels {
-		r.Tunnels = append(r.Tunnels, localTunnel{Destination: t.Destination.String(), SSH: t.SSH, Users: t.Users})
+		r.Tunnels = append(r.Tunnels, localTunnel{
+			Destination: t.Destination.String(), SSH: t.SSH, Users: t.Users,
+			TCPForwarding: t.Policy.TCPForwarding, AgentForwarding: t.Policy.AgentForwarding, AcceptEnv: t.Policy.AcceptEnv,
+		})
 	}
 	c, err := o.Dir.ask(ctx, r)
 	if err != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -15,28 +16,34 @@ import (
 type Tunnel struct {
 	Destination socketxp.Destination
 	// SSH ends connections in the built-in SSH server, where Users may log in (none
-	// means the user the agent runs as).
-	SSH   bool
-	Users []string
+	// means the user the agent runs as) and do what Policy says.
+	SSH    bool
+	Users  []string
+	Policy SSHPolicy
 }
 
 // Check returns an error if the built-in SSH server is asked for under a destination
-// that is not this machine.
+// that is not this machine, or with a policy that is not valid.
 func (t Tunnel) Check() error {
 	if !t.SSH {
 		return nil
 	}
-	addr, err := netip.ParseAddr(t.Destination.Host)
-	if local := t.Destination.Host == "localhost" || err == nil && addr.IsLoopback(); !local || t.Destination.Scheme != "tcp" {
+	if !onThisMachine(t.Destination.Host) || t.Destination.Scheme != "tcp" {
 		return hinted("publish it as tcp://localhost:22", "the built-in SSH server is not at %s", t.Destination)
 	}
-	return nil
+	return t.Policy.Check()
+}
+
+// onThisMachine reports whether a host is this machine by its name or address.
+func onThisMachine(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
 // publications are the tunnels that a device opens, and nothing else. A tunnel
 // may be published by several commands; it is one as long as they agree on it.
 type publications struct {
-	newSSH func(users []string) (*SSHServer, error)
+	newSSH func(Tunnel) (*SSHServer, error)
 
 	mu   sync.Mutex // guards the following
 	open map[string]*publication
@@ -54,7 +61,7 @@ type publication struct {
 	links  int
 }
 
-func newPublications(newSSH func(users []string) (*SSHServer, error)) *publications {
+func newPublications(newSSH func(Tunnel) (*SSHServer, error)) *publications {
 	return &publications{newSSH: newSSH, open: make(map[string]*publication), changed: make(chan struct{})}
 }
 
@@ -83,7 +90,7 @@ func (p *publications) add(ctx context.Context, tunnels []Tunnel) (remove func()
 // join adds one owner to a tunnel. The caller holds mu.
 func (p *publications) join(ctx context.Context, name string, t Tunnel) error {
 	if known := p.open[name]; known != nil {
-		if known.SSH != t.SSH || !slices.Equal(known.Users, t.Users) {
+		if known.SSH != t.SSH || !slices.Equal(known.Users, t.Users) || !known.Policy.equal(t.Policy) {
 			return hinted("end the other command first", "%s is published already, with other settings", name)
 		}
 		known.owners++
@@ -98,7 +105,7 @@ func (p *publications) join(ctx context.Context, name string, t Tunnel) error {
 	new := &publication{Tunnel: t, owners: 1}
 	if t.SSH {
 		var err error
-		if new.ssh, err = p.newSSH(t.Users); err != nil {
+		if new.ssh, err = p.newSSH(t); err != nil {
 			return err
 		}
 	}
@@ -130,6 +137,26 @@ func (p *publications) find(destination string) *publication {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.open[destination]
+}
+
+// leadingTo returns a tunnel that leads to a host and port, or nil. The names of
+// this machine are as good as each other: a client asks for localhost where
+// 127.0.0.1 is published. Those that end in the built-in SSH server lead nowhere.
+func (p *publications) leadingTo(host string, port int) *publication {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var alike *publication
+	for _, name := range slices.Sorted(maps.Keys(p.open)) {
+		t := p.open[name]
+		switch {
+		case t.SSH || t.Destination.Port != port:
+		case t.Destination.Host == host:
+			return t
+		case alike == nil && onThisMachine(t.Destination.Host) && onThisMachine(host):
+			alike = t
+		}
+	}
+	return alike
 }
 
 // report returns what is published, and a channel that is closed when that has

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -17,9 +18,12 @@ import (
 )
 
 const (
-	// hangUpLimit is how long a program may go on after its client has left
-	// before it is killed.
+	// hangUpLimit is how long a program, its process group and the job in the
+	// foreground of its terminal may go on after its client has left before they are
+	// killed.
 	hangUpLimit = 5 * time.Second
+	// groupPoll is how often it is looked whether they are gone.
+	groupPoll = 50 * time.Millisecond
 	// quietLimit is how long the output of a program that has ended may be
 	// silent before the session ends although something it left in the
 	// background still holds it. sshd waits for ever there, and so does everybody
@@ -38,7 +42,7 @@ type terminal struct {
 }
 
 // openTerminal makes a terminal that belongs to the user.
-func openTerminal(name string, size windowSize, user account) (*terminal, error) {
+func openTerminal(name string, size windowSize, modes []mode, user account) (*terminal, error) {
 	blocking, slave, err := pty.Open()
 	if err != nil {
 		return nil, fmt.Errorf("open a terminal: %w", err)
@@ -57,7 +61,7 @@ func openTerminal(name string, size windowSize, user account) (*terminal, error)
 		return nil, fmt.Errorf("open a terminal: %w", err)
 	}
 	t := &terminal{name: name, device: slave.Name(), master: os.NewFile(uintptr(fd), "terminal"), slave: slave}
-	err = t.resize(size)
+	err = errors.Join(t.resize(size), t.setModes(modes))
 	if err == nil && user.credential != nil {
 		err = slave.Chown(int(user.uid), -1) // the group is the system's choice, tty as a rule
 	}
@@ -80,6 +84,23 @@ func (t *terminal) resize(size windowSize) error {
 		})
 	})
 	return errors.Join(err, failed)
+}
+
+// foreground returns the process group that the terminal's keys go to, or 0.
+func (t *terminal) foreground() int {
+	raw, err := t.master.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	group := 0
+	if err := raw.Control(func(fd uintptr) {
+		if g, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil {
+			group = g
+		}
+	}); err != nil {
+		return 0
+	}
+	return group
 }
 
 // close hangs up. A nil terminal has nothing to close.
@@ -105,18 +126,20 @@ func (t *terminal) release() {
 type program struct {
 	process               *os.Process
 	stdin, stdout, stderr *os.File
-	hasTerminal           bool
+	terminal              *terminal // nil without
 	// input is under way until the client closes the channel, even if the program
 	// has ended and serve returned.
 	input sync.WaitGroup
 
 	mu     sync.Mutex // guards the following
 	reaped bool       // the process id is the kernel's again
+	state  *os.ProcessState
+	failed error // why there is no state
 }
 
 // run starts the user's shell for what was asked.
 func (s *session) run(what order) (*program, error) {
-	p := &program{hasTerminal: s.terminal != nil}
+	p := &program{terminal: s.terminal}
 	attributes := &syscall.SysProcAttr{Setsid: true, Credential: s.user.credential}
 	var theirs []*os.File
 	if t := s.terminal; t != nil {
@@ -197,8 +220,8 @@ func closeFiles(files ...*os.File) {
 
 func (p *program) pid() int { return p.process.Pid }
 
-// signal sends sig to the program's process group, unless the program has ended:
-// the group's number could be another's then.
+// signal sends sig to the program's process group, unless the program has been
+// reaped: the group's number could be another's then.
 func (p *program) signal(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -207,35 +230,60 @@ func (p *program) signal(sig syscall.Signal) {
 	}
 }
 
-// wait returns when the program has ended.
-func (p *program) wait() (syscall.WaitStatus, error) {
+// await returns when the program has ended. Where the system allows it is left
+// unreaped, so that what remains of its group can be told from others.
+func (p *program) await() {
+	if awaitExit(p.process.Pid) {
+		return
+	}
 	state, err := p.process.Wait()
 	// Between these two lines the number is free, but the kernel gives numbers
 	// out in turn and doesn't come round in so short a time.
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reaped, p.state, p.failed = true, state, err
+}
+
+// reap gives the number of a program that has ended back to the kernel. It returns
+// false if that was done before.
+func (p *program) reap() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reaped {
+		return false
+	}
+	p.state, p.failed = p.process.Wait()
 	p.reaped = true
-	p.mu.Unlock()
-	if err != nil {
-		return 0, err
+	return true
+}
+
+// result returns how a program that has ended did.
+func (p *program) result() result {
+	p.reap()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.failed != nil {
+		return exitStatus(255)
 	}
-	status, ok := state.Sys().(syscall.WaitStatus)
+	status, ok := p.state.Sys().(syscall.WaitStatus)
 	if !ok {
-		return 0, errors.New("the system told no status")
+		return exitStatus(255)
 	}
-	return status, nil
+	return resultOf(status)
 }
 
 // serve joins the program with the channel until both the program and its
-// output have ended and returns how it ended. If the client is gone before,
-// the program is hung up, killed if it resists, and false returned.
+// output have ended and returns how it ended. If the client is gone before that,
+// the program and what is left of its group are hung up, killed if they resist, and
+// false is returned. What has left the group (a daemon, a job that was put in the
+// background of a terminal) goes on, but can't reach the channel or the terminal.
 func (p *program) serve(channel ssh.Channel, gone <-chan struct{}) (result, bool) {
 	defer p.closeStreams()
+	defer p.reap()
 
 	ended := make(chan struct{}) // closed when the program has ended
-	var status syscall.WaitStatus
-	var failed error
 	go func() {
-		status, failed = p.wait()
+		p.await()
 		// Wakes the readers for the other rule that holds from now on. Before the
 		// channel closes: a reader that has seen it close has set its own deadline.
 		for _, f := range []*os.File{p.stdout, p.stderr} {
@@ -252,44 +300,71 @@ func (p *program) serve(channel ssh.Channel, gone <-chan struct{}) (result, bool
 	if p.stderr != nil {
 		output.Go(func() { drain(channel.Stderr(), p.stderr, ended) })
 	}
-
-	select {
-	case <-ended:
-	case <-gone:
-		p.hangUp(ended)
-	}
 	delivered := make(chan struct{})
 	go func() {
 		output.Wait()
 		close(delivered)
 	}()
+
 	select {
-	case <-delivered:
+	case <-ended:
+		select {
+		case <-delivered:
+		case <-gone:
+		}
 	case <-gone:
-		p.closeStreams()
+	}
+	select {
+	case <-gone:
+		p.hangUp(ended)
 		<-delivered
 		return result{}, false
+	default:
+		return p.result(), true
 	}
-	if failed != nil {
-		return exitStatus(255), true
-	}
-	return resultOf(status), true
 }
 
-// hangUp ends a program whose client is gone.
+// hangUp ends a program whose client is gone: its group, and the job in the
+// foreground of its terminal.
 func (p *program) hangUp(ended <-chan struct{}) {
+	var groups []int // besides the program's own while that isn't reaped
+	if p.terminal != nil {
+		// Only the terminal's own word that the group is of this session tells it from
+		// a stranger's who has got the number since.
+		if job := p.terminal.foreground(); job > 1 && job != p.pid() && inSession(job, p.pid()) {
+			groups = append(groups, job)
+		}
+	}
 	// With a terminal, closing it makes the kernel send SIGHUP to the shell and
 	// to the job in the foreground. Without, nothing else tells the program.
 	p.closeStreams()
-	p.signal(syscall.SIGHUP)
-	p.signal(syscall.SIGCONT) // or a stopped program would not see it
+	signal := func(sig syscall.Signal) {
+		p.signal(sig)
+		for _, g := range groups {
+			_ = syscall.Kill(-g, sig)
+		}
+	}
+	signal(syscall.SIGHUP)
+	signal(syscall.SIGCONT) // or a stopped program would not see it
 	patience := time.NewTimer(hangUpLimit)
 	defer patience.Stop()
-	select {
-	case <-ended:
-	case <-patience.C:
-		p.signal(syscall.SIGKILL)
-		<-ended
+	poll := time.NewTicker(groupPoll)
+	defer poll.Stop()
+	for running := ended; running != nil || len(groups) > 0; {
+		select {
+		case <-running:
+			running = nil
+			if p.reap() {
+				groups = append(groups, p.pid())
+			}
+		case <-poll.C:
+		case <-patience.C:
+			signal(syscall.SIGKILL)
+			<-ended
+			return
+		}
+		// A group that is empty is looked at no more: its number is free.
+		groups = slices.DeleteFunc(groups, func(g int) bool { return errors.Is(syscall.Kill(-g, 0), syscall.ESRCH) })
 	}
 }
 
@@ -298,7 +373,7 @@ func (p *program) hangUp(ended <-chan struct{}) {
 func (p *program) feed(from io.Reader) {
 	_, err := io.Copy(p.stdin, from)
 	switch {
-	case !p.hasTerminal:
+	case p.terminal == nil:
 		_ = p.stdin.Close()
 	case err == nil:
 		_, _ = io.WriteString(p.stdin, endOfInput)

@@ -6,13 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
+	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -24,16 +26,14 @@ const (
 	// program; OpenSSH sends a dozen at most. After it, requests need no memory.
 	maxRequests = 128
 	// maxVariables and maxVariable bound what a client adds to the environment:
-	// LANG and the 13 LC_ variables of glibc, twice.
+	// LANG and the 13 LC_ variables of glibc, and as many of others.
 	maxVariables = 32
 	maxVariable  = 256
 )
 
-// What is taken from a client as it stands: variables that choose a language,
-// with values that can't be taken for a path (sshd as Debian ships it takes the
-// same names), and names of terminals.
+// What is taken from a client as it stands: languages that can't be taken for a
+// path, and names of terminals.
 var (
-	languageName  = regexp.MustCompile(`^(LANG|LC_[A-Z]{1,32})$`)
 	languageValue = regexp.MustCompile(`^[A-Za-z0-9_.,:;@+=-]*$`)
 	terminalName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 )
@@ -41,16 +41,18 @@ var (
 // session is one session channel: requests that set up a program, the program,
 // and what ends it.
 type session struct {
-	server        *SSHServer
-	user          account
-	log           *slog.Logger
+	*sshConn
 	channel       ssh.Channel
 	requests      <-chan *ssh.Request // closed when the client is gone, or has closed the channel
 	client, local netip.AddrPort      // zero where the connection is not between addresses
 
-	language []string // LANG and LC_ variables, NAME=value
-	terminal *terminal
+	variables []variable // set by the client
+	terminal  *terminal
+	agent     *agentForward // nil unless asked for and allowed
 }
+
+// variable is one of a program's environment.
+type variable struct{ name, value string }
 
 // order is what a session is asked to run.
 type order struct {
@@ -68,6 +70,7 @@ func (s *session) serve(ctx context.Context) {
 	}()
 	defer func() { _ = s.channel.Close() }()
 	defer func() { s.terminal.close() }()
+	defer func() { s.agent.close() }()
 
 	what, ok := s.prepare(ctx)
 	if !ok {
@@ -112,7 +115,7 @@ func (s *session) prepare(ctx context.Context) (order, bool) {
 		what, err := s.orderOf(r)
 		switch {
 		case errors.Is(err, errNotOrder):
-			s.answer(ctx, r, s.setUp(r))
+			s.answer(ctx, r, s.setUp(ctx, r))
 		case err != nil:
 			_, _ = fmt.Fprintf(s.channel.Stderr(), "socketxp: %v\r\n", err)
 			s.answer(ctx, r, err)
@@ -151,40 +154,68 @@ func (s *session) orderOf(r *ssh.Request) (order, error) {
 }
 
 // setUp does what a request asks for the program to come, or returns an error.
-func (s *session) setUp(r *ssh.Request) error {
+func (s *session) setUp(ctx context.Context, r *ssh.Request) error {
 	switch r.Type {
 	case "env":
-		variable, err := parseLanguage(r.Payload)
+		v, err := parseVariable(r.Payload, s.server.policy)
 		if err != nil {
 			return err
 		}
-		if len(s.language) >= maxVariables {
-			return errors.New("too many variables")
-		}
-		s.language = append(s.language, variable)
-		return nil
+		return s.set(v)
 	case "pty-req":
 		if s.terminal != nil {
 			return errors.New("there is a terminal already")
 		}
-		name, size, err := parseTerminal(r.Payload)
+		name, size, modes, err := parseTerminal(r.Payload)
 		if err != nil {
 			return err
 		}
-		s.terminal, err = openTerminal(name, size, s.user)
+		s.terminal, err = openTerminal(name, size, modes, s.user)
 		return err
 	case "window-change":
 		return s.resize(r)
+	case agentRequest:
+		if !s.server.policy.AgentForwarding {
+			return errors.New("the configuration does not allow it")
+		}
+		if s.agent != nil {
+			return errors.New("the ssh agent is forwarded already")
+		}
+		agent, err := s.openAgent(ctx)
+		if err != nil {
+			return err
+		}
+		s.agent = agent
+		return nil
+	case aliveRequest:
+		return nil
 	}
-	// Agent and display forwarding among them.
 	return errors.New("not served")
+}
+
+// set adds a variable, or replaces it.
+func (s *session) set(v variable) error {
+	for i := range s.variables {
+		if s.variables[i].name == v.name {
+			s.variables[i] = v
+			return nil
+		}
+	}
+	if len(s.variables) >= maxVariables {
+		return errors.New("too many variables")
+	}
+	s.variables = append(s.variables, v)
+	return nil
 }
 
 // attend does what a client may ask of a running program, until it is gone.
 func (s *session) attend(ctx context.Context, p *program) {
+	rate := pace{every: time.Second / requestsPerSecond, burst: requestBurst}
 	for r := range s.requests {
+		rate.wait(ctx)
 		var err error
 		switch r.Type {
+		case aliveRequest:
 		case "window-change":
 			err = s.resize(r)
 		case "signal":
@@ -219,8 +250,8 @@ func (s *session) resize(r *ssh.Request) error {
 }
 
 // report tells the client how the program ended, and that there is no more output.
-// In this order: PuTTY closes the channel as soon as it hears of the output's end, and
-// what is said then is lost.
+// In this order: PuTTY, and OpenSSH's multiplexing, close the channel as soon as they
+// hear of the output's end, and what is said then is lost.
 func (s *session) report(r result) {
 	_, _ = s.channel.SendRequest(r.request, false, r.payload)
 	_ = s.channel.CloseWrite()
@@ -232,13 +263,20 @@ func (s *session) environment() []string {
 	if s.user.uid == 0 {
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
-	env := []string{
-		"HOME=" + s.user.home,
-		"USER=" + s.user.name,
-		"LOGNAME=" + s.user.name,
-		"SHELL=" + s.user.shell,
-		"PATH=" + path,
+	var env []string
+	for _, v := range s.variables {
+		if v.name != "TERM" || s.terminal == nil {
+			env = append(env, v.name+"="+v.value)
+		}
 	}
+	env = append(
+		env,
+		"HOME="+s.user.home,
+		"USER="+s.user.name,
+		"LOGNAME="+s.user.name,
+		"SHELL="+s.user.shell,
+		"PATH="+path,
+	)
 	// Programs look at these to know that they are run remotely, and some for the
 	// client's address; sshd says UNKNOWN and 65535 where there is no address.
 	from, fromPort := address(s.client)
@@ -250,7 +288,10 @@ func (s *session) environment() []string {
 	if s.terminal != nil {
 		env = append(env, "TERM="+s.terminal.name, "SSH_TTY="+s.terminal.device)
 	}
-	return append(env, s.language...)
+	if s.agent != nil {
+		env = append(env, "SSH_AUTH_SOCK="+s.agent.path())
+	}
+	return env
 }
 
 // endpoint returns the address and port that a is, or zero.
@@ -298,34 +339,50 @@ func parseString(payload []byte, limit int) (string, error) {
 	return m.S, nil
 }
 
-// parseLanguage returns the variable of an env request as NAME=value, if it is
-// one that a client may set.
-func parseLanguage(payload []byte) (string, error) {
+// parseVariable returns the variable of an env request, if it is one that a client
+// may set, with a value that no program takes for anything but text.
+func parseVariable(payload []byte, policy SSHPolicy) (variable, error) {
 	var m struct{ Name, Value string }
 	if err := ssh.Unmarshal(payload, &m); err != nil {
-		return "", err
+		return variable{}, err
 	}
-	if !languageName.MatchString(m.Name) || len(m.Value) > maxVariable || !languageValue.MatchString(m.Value) {
-		return "", errors.New("not a variable that may be set")
+	if !policy.accepts(m.Name) {
+		return variable{}, errors.New("not a variable that may be set")
 	}
-	return m.Name + "=" + m.Value, nil
+	plain := len(m.Value) <= maxVariable && utf8.ValidString(m.Value)
+	switch {
+	case m.Name == "TERM":
+		plain = plain && terminalName.MatchString(m.Value)
+	case strings.HasPrefix(m.Name, "LANG") || strings.HasPrefix(m.Name, "LC_"):
+		plain = plain && languageValue.MatchString(m.Value)
+	default:
+		// Shells of before 2014 run what follows "() {" in any variable.
+		plain = plain && !strings.ContainsFunc(m.Value, unicode.IsControl) && !strings.HasPrefix(m.Value, "()")
+	}
+	if !plain {
+		return variable{}, errors.New("not a value that may be set")
+	}
+	return variable{m.Name, m.Value}, nil
 }
 
-// parseTerminal reads a pty-req. The terminal's modes are left as the kernel
-// has them: clients put their own terminal in raw mode and need nothing of it here.
-func parseTerminal(payload []byte) (name string, size windowSize, err error) {
+// parseTerminal reads a pty-req.
+func parseTerminal(payload []byte) (name string, size windowSize, modes []mode, err error) {
 	var m struct {
 		Name                         string
 		Columns, Rows, Width, Height uint32
 		Modes                        string
 	}
 	if err := ssh.Unmarshal(payload, &m); err != nil {
-		return "", windowSize{}, err
+		return "", windowSize{}, nil, err
+	}
+	modes, err = parseModes(m.Modes)
+	if err != nil {
+		return "", windowSize{}, nil, err
 	}
 	if !terminalName.MatchString(m.Name) {
 		m.Name = "dumb" // in every terminal database: the terminal that can do nothing
 	}
-	return m.Name, bound(m.Columns, m.Rows, m.Width, m.Height), nil
+	return m.Name, bound(m.Columns, m.Rows, m.Width, m.Height), modes, nil
 }
 
 // parseSize reads a window-change.

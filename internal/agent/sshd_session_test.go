@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 
+	"socketxp"
+
 	"github.com/creack/pty"
 	"golang.org/x/crypto/ssh"
 )
@@ -187,7 +189,7 @@ func TestSSHEnvironment(t *testing.T) {
 }
 
 func TestSSHNoAddress(t *testing.T) {
-	s := &session{user: account{name: "pi", home: "/home/pi", shell: "/bin/sh", uid: 1000}}
+	s := &session{sshConn: &sshConn{user: account{name: "pi", home: "/home/pi", shell: "/bin/sh", uid: 1000}}}
 	if env := s.environment(); !slices.Contains(env, "SSH_CONNECTION=UNKNOWN 65535 UNKNOWN 65535") {
 		t.Errorf("%q", env)
 	}
@@ -209,11 +211,17 @@ func TestSSHEnvironmentBounds(t *testing.T) {
 		{"LC_ALL", "$(id)", false},
 		{"LC_ALL", strings.Repeat("x", maxVariable), true},
 		{"LC_ALL", strings.Repeat("x", maxVariable+1), false},
-		{"LC_" + strings.Repeat("A", 33), "C", false},
+		{"LC_" + strings.Repeat("A", maxVariableName), "C", false},
+		{"LC_", "C", false},
 		{"LANG=x", "C", false},
 		{"LANG\n", "C", false},
 		{"LD_LIBRARY_PATH", "x", false},
-		{"TERM", "xterm", false},
+		{"TERM", "xterm", true},
+		{"TERM", "xterm\x1b[2J", false},
+		{"COLORTERM", "truecolor", true},
+		{"COLORTERM", "() { :; }; id", false},
+		{"COLORTERM", "a\nb", false},
+		{"COLORTERM", "\xff", false},
 	} {
 		t.Run(printable(c.name+"="+c.value), func(t *testing.T) {
 			err := newSession(t, client).Setenv(c.name, c.value)
@@ -224,9 +232,11 @@ func TestSSHEnvironmentBounds(t *testing.T) {
 	}
 	t.Run("how many", func(t *testing.T) {
 		s := newSession(t, client)
-		for range maxVariables {
-			if err := s.Setenv("LANG", "C"); err != nil {
-				t.Fatal(err)
+		for i := range maxVariables {
+			for _, value := range []string{"C", "POSIX"} { // the second replaces the first
+				if err := s.Setenv("LC_"+strings.Repeat("A", i+1), value); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 		if s.Setenv("LANG", "C") == nil {
@@ -472,14 +482,24 @@ func FuzzSSHRequest(f *testing.F) {
 		if s, err := parseString(payload, 64); err == nil && (len(s) > 64 || strings.Contains(s, "\x00")) {
 			t.Errorf("string %q", s)
 		}
-		if v, err := parseLanguage(payload); err == nil {
-			name, _, ok := strings.Cut(v, "=")
-			if !ok || len(v) > len(name)+1+maxVariable || !strings.HasPrefix(name, "L") || strings.ContainsAny(v, "/\x00\n $`") {
+		if v, err := parseVariable(payload, DefaultSSHPolicy()); err == nil {
+			if len(v.value) > maxVariable || strings.ContainsAny(v.name+v.value, "\x00\n") || strings.HasPrefix(v.name, "L") && strings.ContainsAny(v.value, "/ $`") {
 				t.Errorf("variable %q", v)
 			}
 		}
-		if name, size, err := parseTerminal(payload); err == nil {
-			if name == "" || len(name) > 64 || strconv.Quote(name) != `"`+name+`"` || size.columns > 4096 || size.rows > 4096 {
+		if v, err := parseVariable(payload, SSHPolicy{AcceptEnv: []string{"LD*", "PATH", "BA*", "__*"}}); err == nil && !strings.HasPrefix(v.name, "__") && neverSet(v.name) {
+			t.Errorf("variable %q", v)
+		}
+		if to, err := parseForward(payload); err == nil {
+			if again, err := socketxp.ParseDestination(to.String()); err != nil || again != to || to.Scheme != "tcp" {
+				t.Errorf("forward to %v", to)
+			}
+		}
+		if modes, err := parseModes(string(payload)); err == nil && len(modes) > maxModes {
+			t.Errorf("%d modes", len(modes))
+		}
+		if name, size, modes, err := parseTerminal(payload); err == nil {
+			if len(modes) > maxModes || name == "" || len(name) > 64 || strconv.Quote(name) != `"`+name+`"` || size.columns > 4096 || size.rows > 4096 {
 				t.Errorf("terminal %q %v", name, size)
 			}
 		}

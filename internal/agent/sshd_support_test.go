@@ -75,6 +75,7 @@ func newSSHBed(t *testing.T, changes ...func(*SSHServer)) *sshBed {
 		HostKeyFile: filepath.Join(dir, "ssh_host_ed25519_key"),
 		Log:         slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Version:     "1.2.3-test",
+		Policy:      DefaultSSHPolicy(),
 		Executable:  executable,
 	})
 	if err != nil {

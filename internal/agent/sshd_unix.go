@@ -10,12 +10,15 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"socketxp"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -27,6 +30,22 @@ const (
 	// maxSessions is how many sessions a connection may have open (sshd's own
 	// default). Each can hold 2 MiB of a client's data that its program hasn't read.
 	maxSessions = 10
+	// maxForwards and maxAgentConns are how many forwarded connections, and how many
+	// of programs to the visitor's ssh agent, a connection may have open: browsers
+	// open 6 to a host. Each can hold 2 MiB, too.
+	maxForwards   = 32
+	maxAgentConns = 16
+	// Opens and requests above these rates wait, and with them all that their
+	// connection sends: a flood slows down its sender alone. A terminal whose window
+	// is dragged sends 60 changes a second.
+	opensPerSecond, openBurst       = 200, 400
+	requestsPerSecond, requestBurst = 100, 300
+	// When nothing has been heard from a client for aliveInterval it is asked for a
+	// sign of life, and again each time; after deadLimit the connection is closed.
+	// What carries the connection finds a dead machine in 30 s; this finds a client
+	// that is stopped or hangs, and people do stop a client for a moment (~^Z).
+	aliveInterval = time.Minute
+	deadLimit     = 5 * time.Minute
 	// maxLoggedText is how much of a client's text a log line holds.
 	maxLoggedText = 256
 )
@@ -34,11 +53,13 @@ const (
 // SSHServer is the built-in SSH server. It listens to nothing: it serves the
 // connections that it is handed, from visitors whose right to be there has been
 // proved before. So it asks for no password or key; what it decides is as whom
-// a visitor may log in. It forwards no ports, agents or displays: what a device
-// gives away besides a shell and files is published as tunnels. It may be used
+// a visitor may log in, and what its policy lets a visitor do. No displays,
+// sockets, networks or ports of the visitor's side are forwarded. It may be used
 // concurrently.
 type SSHServer struct {
 	users      []string
+	policy     SSHPolicy
+	dial       func(context.Context, socketxp.Destination) (net.Conn, error) // nil without forwarding
 	lookup     func(name string) (account, error)
 	signer     ssh.Signer
 	log        *slog.Logger
@@ -62,6 +83,12 @@ func NewSSHServer(c SSHConfig) (*SSHServer, error) {
 			return nil, err
 		}
 	}
+	if err := c.Policy.Check(); err != nil {
+		return nil, err
+	}
+	if c.Executable != "" && !filepath.IsAbs(c.Executable) {
+		return nil, fmt.Errorf("ssh: the sftp program %q is not an absolute path", c.Executable)
+	}
 	signer, err := hostKey(c.HostKeyFile)
 	if err != nil {
 		return nil, err
@@ -71,8 +98,13 @@ func NewSSHServer(c SSHConfig) (*SSHServer, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	unignoreSignals()
+	if !c.Policy.TCPForwarding {
+		c.Dial = nil
+	}
 	return &SSHServer{
 		users:      users,
+		policy:     c.Policy,
+		dial:       c.Dial,
 		lookup:     lookupAccount,
 		signer:     signer,
 		log:        log,
@@ -117,9 +149,9 @@ func (s *SSHServer) Users() []string { return slices.Clone(s.users) }
 
 // ServeConn serves one SSH connection on c, which it closes. It blocks until
 // the connection and all programs started in it have ended: up to 5 s after the
-// connection, for programs that resist. It ends early with ctx, and returns
-// ctx's error then; nil if a user had logged in; else why none could, which it
-// has logged.
+// connection for programs that resist, and 10 s for forwarded bytes that a program
+// of the device has yet to take. It ends early with ctx, and returns ctx's error
+// then; nil if a user had logged in; else why none could, which it has logged.
 func (s *SSHServer) ServeConn(ctx context.Context, c net.Conn) error {
 	defer func() { _ = c.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
@@ -128,7 +160,8 @@ func (s *SSHServer) ServeConn(ctx context.Context, c net.Conn) error {
 	// Closing c ends reads and writes alike, whatever sets deadlines on c below.
 	limit := time.AfterFunc(handshakeLimit, func() { _ = c.Close() })
 	var login login
-	conn, channels, requests, err := ssh.NewServerConn(c, s.config(&login))
+	heard := newListened(c)
+	conn, channels, requests, err := ssh.NewServerConn(heard, s.config(&login))
 	inTime := limit.Stop()
 	switch {
 	case ctx.Err() != nil:
@@ -147,44 +180,84 @@ func (s *SSHServer) ServeConn(ctx context.Context, c net.Conn) error {
 	log := s.log.With("user", login.user.name)
 	log.InfoContext(ctx, "ssh connection open")
 
-	var running sync.WaitGroup
-	running.Go(func() {
-		for r := range requests {
-			// tcpip-forward and the like are refused with the unknown ones.
-			_ = r.Reply(r.Type == "keepalive@openssh.com", nil)
-		}
-	})
-	slots := make(chan struct{}, maxSessions)
-	for n := range channels {
-		// An open that is refused costs an answer, which the client has to take
-		// before more of its opens are read: a flood slows down its sender alone.
-		if n.ChannelType() != "session" {
-			_ = n.Reject(ssh.Prohibited, "only sessions are served here; publish a tunnel to reach a port")
-			continue
-		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			_ = n.Reject(ssh.ResourceShortage, "too many sessions in this connection")
-			continue
-		}
-		channel, requests, err := n.Accept()
-		if err != nil { // the connection is over
-			<-slots
-			continue
-		}
-		running.Go(func() {
-			defer func() { <-slots }()
-			session := session{
-				server: s, user: login.user, log: log, channel: channel, requests: requests,
-				client: endpoint(conn.RemoteAddr()), local: endpoint(conn.LocalAddr()),
-			}
-			session.serve(ctx)
-		})
+	opened := sshConn{
+		server: s, conn: conn, user: login.user, log: log,
+		sessions: make(chan struct{}, maxSessions), forwards: make(chan struct{}, maxForwards), agentConns: make(chan struct{}, maxAgentConns),
 	}
-	running.Wait()
+	opened.serve(ctx, channels, requests, heard)
 	log.InfoContext(ctx, "ssh connection closed")
 	return ctx.Err()
+}
+
+// sshConn is a connection in which a user has logged in.
+type sshConn struct {
+	server *SSHServer
+	conn   *ssh.ServerConn
+	user   account
+	log    *slog.Logger
+	// running are the goroutines that serve it, all of which end with it.
+	running sync.WaitGroup
+	// Each holds a place for what is open.
+	sessions, forwards, agentConns chan struct{}
+}
+
+// serve runs the connection to its end, and that of all that was opened in it.
+func (c *sshConn) serve(ctx context.Context, channels <-chan ssh.NewChannel, requests <-chan *ssh.Request, heard *listened) {
+	defer c.running.Wait()
+	// What dials for the client stops when it has left.
+	dialing, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.running.Go(func() {
+		rate := pace{every: time.Second / requestsPerSecond, burst: requestBurst}
+		for r := range requests {
+			rate.wait(dialing)
+			// tcpip-forward and the like are refused with the unknown ones.
+			_ = r.Reply(r.Type == aliveRequest, nil)
+		}
+	})
+	c.running.Go(func() {
+		if heard.keepAlive(dialing, c.conn) {
+			c.log.InfoContext(ctx, "ssh connection: the client gives no sign of life", "after", deadLimit.String())
+		}
+	})
+	rate := pace{every: time.Second / opensPerSecond, burst: openBurst}
+	for n := range channels {
+		// An open that is refused costs an answer, which the client has to take
+		// before more of its opens are read.
+		rate.wait(dialing)
+		switch n.ChannelType() {
+		case "session":
+			c.openSession(ctx, n)
+		case "direct-tcpip":
+			c.openForward(ctx, dialing, n)
+		case "direct-streamlocal@openssh.com", "tun@openssh.com", "forwarded-tcpip", "forwarded-streamlocal@openssh.com", "x11", agentChannel:
+			_ = n.Reject(ssh.Prohibited, "not served here")
+		default:
+			_ = n.Reject(ssh.UnknownChannelType, "not known here")
+		}
+	}
+}
+
+func (c *sshConn) openSession(ctx context.Context, n ssh.NewChannel) {
+	select {
+	case c.sessions <- struct{}{}:
+	default:
+		_ = n.Reject(ssh.ResourceShortage, "too many sessions in this connection")
+		return
+	}
+	channel, requests, err := n.Accept()
+	if err != nil { // the connection is over
+		<-c.sessions
+		return
+	}
+	c.running.Go(func() {
+		defer func() { <-c.sessions }()
+		session := session{
+			sshConn: c, channel: channel, requests: requests,
+			client: endpoint(c.conn.RemoteAddr()), local: endpoint(c.conn.LocalAddr()),
+		}
+		session.serve(ctx)
+	})
 }
 
 // login is how a handshake came out.

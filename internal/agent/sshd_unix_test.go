@@ -314,20 +314,17 @@ func TestSSHForwardingIsRefused(t *testing.T) {
 		}
 	})
 	t.Run("N-11 of the ssh agent, by OpenSSH", func(t *testing.T) {
-		socket := filepath.Join(t.TempDir(), "agent")
-		l, err := net.Listen("unix", socket)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = l.Close() }()
-		cmd := b.ssh(`echo "[$SSH_AUTH_SOCK]"`, "-A", "-o", "IdentityAgent="+socket)
-		cmd.Env = append(cmd.Env, "SSH_AUTH_SOCK="+socket)
-		if got := mustRun(t, cmd); got != "[]\n" {
+		socket, _ := withAgent(t)
+		if got := mustRun(t, b.sshWithAgent(`echo "[$SSH_AUTH_SOCK]"`, socket)); got != "[]\n" {
 			t.Errorf("%q", got)
 		}
 	})
 	client := b.client()
-	for _, kind := range []string{"direct-tcpip", "direct-streamlocal@openssh.com", "forwarded-tcpip", "x11", "auth-agent@openssh.com", "tun@openssh.com", "nonsense\x1b"} {
+	for _, kind := range []string{"direct-tcpip", "direct-streamlocal@openssh.com", "forwarded-tcpip", "x11", "auth-agent@openssh.com", "tun@openssh.com", "forwarded-streamlocal@openssh.com", "nonsense\x1b"} {
+		want := ssh.Prohibited
+		if strings.HasPrefix(kind, "nonsense") {
+			want = ssh.UnknownChannelType
+		}
 		t.Run("N-11 channel "+printable(kind), func(t *testing.T) {
 			payload := ssh.Marshal(struct {
 				Host  string
@@ -337,12 +334,12 @@ func TestSSHForwardingIsRefused(t *testing.T) {
 			}{"127.0.0.1", uint32(target.Addr().(*net.TCPAddr).Port), "127.0.0.1", 1})
 			_, _, err := client.OpenChannel(kind, payload)
 			var refused *ssh.OpenChannelError
-			if !errors.As(err, &refused) || refused.Reason != ssh.Prohibited {
+			if !errors.As(err, &refused) || refused.Reason != want {
 				t.Errorf("%v", err)
 			}
 		})
 	}
-	for _, kind := range []string{"tcpip-forward", "cancel-tcpip-forward", "streamlocal-forward@openssh.com"} {
+	for _, kind := range []string{"tcpip-forward", "cancel-tcpip-forward", "streamlocal-forward@openssh.com", "cancel-streamlocal-forward@openssh.com", "hostkeys-prove-00@openssh.com", "no-more-sessions@openssh.com", ""} {
 		t.Run("N-11 request "+kind, func(t *testing.T) {
 			ok, _, err := client.SendRequest(kind, true, ssh.Marshal(struct {
 				Host string
