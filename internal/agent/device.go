@@ -153,7 +153,7 @@ func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
 		now:       connection{since: time.Now(), turned: make(chan struct{})},
 		knowsMore: make(chan struct{}, 1),
 	}
-	forwards := &forwards{device: d, places: make(chan struct{}, maxDeviceForwards)}
+	forwards := &sshForwards{device: d, places: make(chan struct{}, maxDeviceForwards)}
 	d.tunnels = newPublications(func(t Tunnel) (*SSHServer, error) {
 		return NewSSHServer(SSHConfig{
 			HostKeyFile: o.Dir.file(sshHostKeyFile), Users: t.Users, Policy: t.Policy, Dial: forwards.dial,

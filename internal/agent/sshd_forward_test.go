@@ -24,13 +24,13 @@ import (
 
 // publish has the bed's server forward to tunnels as a device's does. Each name
 // resolves to addresses; remove ends the tunnels.
-func (b *sshBed) publish(addresses string, tunnels ...Tunnel) (f *forwards, remove func()) {
+func (b *sshBed) publish(addresses string, tunnels ...Tunnel) (f *sshForwards, remove func()) {
 	b.t.Helper()
 	d := &device{log: slog.New(slog.DiscardHandler)}
 	d.tunnels = newPublications(func(Tunnel) (*SSHServer, error) { return b.server, nil })
 	d.links = newLinks(d)
 	d.links.resolve = &names{answers: []string{addresses}}
-	f = &forwards{device: d, places: make(chan struct{}, maxDeviceForwards)}
+	f = &sshForwards{device: d, places: make(chan struct{}, maxDeviceForwards)}
 	remove, err := d.tunnels.add(context.Background(), tunnels)
 	if err != nil {
 		b.t.Fatal(err)

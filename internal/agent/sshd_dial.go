@@ -12,9 +12,9 @@ import (
 // server may lead to published tunnels at a time.
 const maxDeviceForwards = 128
 
-// forwards opens connections to published tunnels for visitors of the built-in SSH
+// sshForwards opens connections to published tunnels for visitors of the built-in SSH
 // server.
-type forwards struct {
+type sshForwards struct {
 	device *device
 	places chan struct{} // one is held by each that is open
 }
@@ -22,7 +22,7 @@ type forwards struct {
 // dial opens a connection to a tunnel that is published. What is dialled is the
 // tunnel's destination under its rules, not what was asked for; it ends when the
 // tunnel does, and counts as one of its links.
-func (f *forwards) dial(ctx context.Context, to socketxp.Destination) (net.Conn, error) {
+func (f *sshForwards) dial(ctx context.Context, to socketxp.Destination) (net.Conn, error) {
 	t := f.device.tunnels.leadingTo(to.Host, to.Port)
 	if t == nil {
 		return nil, errNotPublished
