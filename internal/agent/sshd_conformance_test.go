@@ -288,13 +288,13 @@ var conformances = []conformance{
 		return p.see(cmd)
 	}, "passed on, output goes on", "", ""},
 	{"5 MB in and out at once", func(p *sshPeer) string {
-		cmd, sum := p.ssh("cat"), new(counting)
+		cmd, sum := p.ssh("cat"), new(compared)
 		cmd.Stdin, cmd.Stdout = io.LimitReader(&counter{}, 5_000_000), sum
 		p.see(cmd)
 		return fmt.Sprint(sum.n, sum.wrong)
 	}, "whole", "", ""},
 	{"new keys every 1 MB (`RekeyLimit`)", func(p *sshPeer) string {
-		cmd, sum := p.ssh("cat", "-o", "RekeyLimit=1M"), new(counting)
+		cmd, sum := p.ssh("cat", "-o", "RekeyLimit=1M"), new(compared)
 		cmd.Stdin, cmd.Stdout = io.LimitReader(&counter{}, 5_000_000), sum
 		p.see(cmd)
 		return fmt.Sprint(sum.n, sum.wrong)

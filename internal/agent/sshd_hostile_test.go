@@ -339,7 +339,7 @@ func TestSSHRekey(t *testing.T) {
 	t.Parallel()
 	b := newSSHBed(t)
 	cmd := b.ssh("cat", "-o", "RekeyLimit=1M")
-	sum := new(counting)
+	sum := new(compared)
 	cmd.Stdin, cmd.Stdout = io.LimitReader(&counter{}, 30<<20), sum
 	mustRun(t, cmd)
 	if sum.n != 30<<20 || sum.wrong {
@@ -347,14 +347,14 @@ func TestSSHRekey(t *testing.T) {
 	}
 }
 
-// counting compares what it is given with what counter gives.
-type counting struct {
+// compared compares what it is given with what counter gives.
+type compared struct {
 	n     int
 	wrong bool
 	from  counter
 }
 
-func (c *counting) Write(p []byte) (int, error) {
+func (c *compared) Write(p []byte) (int, error) {
 	want := make([]byte, len(p))
 	_, _ = c.from.Read(want)
 	c.n, c.wrong = c.n+len(p), c.wrong || string(want) != string(p)
