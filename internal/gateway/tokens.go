@@ -119,7 +119,13 @@ func (g *Gateway) signAndStore(ctx context.Context, t *socketxp.Token, store fun
 		if err == nil {
 			return text, nil
 		}
-		if try > 1 || refuses(err) || !g.rotatedSince(ctx, t.KeyID) {
+		if refuses(err) {
+			return "", err
+		}
+		if row, rerr := g.store.Token(ctx, t.AccountID, t.ID); rerr == nil && text != "" && row.KeyID == t.KeyID && row.Usable(g.now()) == nil {
+			return text, nil
+		}
+		if try > 1 || !g.rotatedSince(ctx, t.KeyID) {
 			return "", err
 		}
 	}
