@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -27,7 +29,7 @@ const (
 type agentForward struct {
 	conn     *sshConn
 	dir      string
-	root     *os.Root // dir, whatever its name leads to by now
+	folder   int // dir, opened: whatever its name leads to by now; -1 if there is none
 	listener *net.UnixListener
 	serving  sync.WaitGroup
 }
@@ -38,14 +40,14 @@ func (c *sshConn) openAgent(ctx context.Context) (a *agentForward, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("forward the ssh agent: %w", err)
 	}
-	a = &agentForward{conn: c, dir: dir}
+	a = &agentForward{conn: c, dir: dir, folder: -1}
 	defer func() {
 		if err != nil {
 			a.close()
 			err = fmt.Errorf("forward the ssh agent: %w", err)
 		}
 	}()
-	if a.root, err = os.OpenRoot(dir); err != nil {
+	if a.folder, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
 		return a, err
 	}
 	a.listener, err = net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: a.path()})
@@ -53,12 +55,12 @@ func (c *sshConn) openAgent(ctx context.Context) (a *agentForward, err error) {
 		return a, err
 	}
 	a.listener.SetUnlinkOnClose(false) // by name; close does it in the folder
-	if err := a.root.Chmod(agentSocket, 0o600); err != nil {
+	if err := unix.Fchmodat(a.folder, agentSocket, 0o600, 0); err != nil {
 		return a, err
 	}
 	if credential := c.user.credential; credential != nil {
 		// The folder comes last: until then nobody but root can reach the socket.
-		if err := a.root.Lchown(agentSocket, int(credential.Uid), int(credential.Gid)); err != nil {
+		if err := unix.Fchownat(a.folder, agentSocket, int(credential.Uid), int(credential.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return a, err
 		}
 		if err := os.Lchown(dir, int(credential.Uid), int(credential.Gid)); err != nil {
@@ -83,9 +85,9 @@ func (a *agentForward) close() {
 	a.serving.Wait()
 	// The user owns the folder and may have put something else under its name, or
 	// into it. What is removed is our socket, and an empty folder.
-	if a.root != nil {
-		_ = a.root.Remove(agentSocket)
-		_ = a.root.Close()
+	if a.folder >= 0 {
+		_ = unix.Unlinkat(a.folder, agentSocket, 0)
+		_ = unix.Close(a.folder)
 	}
 	_ = os.Remove(a.dir)
 }
