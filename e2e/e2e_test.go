@@ -63,7 +63,7 @@ func needs(t testing.TB, names ...string) {
 }
 
 func TestScripts(t *testing.T) {
-	needs(t, "ssh", "sshd", "ssh-keygen", "scp", "sftp", "rsync", "curl", "psql", "nc", "python3", "ansible", "plink", "pscp", "psftp", "puttygen", "lftp", "nginx", "haproxy", "squid")
+	needs(t, "ssh", "sshd", "ssh-keygen", "scp", "sftp", "rsync", "curl", "psql", "nc", "python3", "ansible", "plink", "pscp", "psftp", "puttygen", "lftp", "nginx", "haproxy", "squid", "ip", "nft", "tc")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -90,6 +90,7 @@ func TestScripts(t *testing.T) {
 			"readme":   cmdReadme,
 			"tlsproxy": cmdTLSProxy,
 			"newcert":  cmdNewCert,
+			"nat":      cmdNAT,
 			"holds":    cmdHolds,
 			"lacks":    cmdLacks,
 			"known":    cmdKnown,
