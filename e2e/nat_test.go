@@ -29,7 +29,7 @@ func cmdNAT(ts *testscript.TestScript, neg bool, args []string) {
 	if neg {
 		ts.Fatalf("usage: nat [forget|lose|reset|rebind|mtu|slow [N]]")
 	}
-	gw, router, dev := ts.Getenv("GWNET"), ts.Getenv("NATNET"), ts.Getenv("DEVNET")
+	router, dev := ts.Getenv("NATNET"), ts.Getenv("DEVNET")
 	run := func(program string, args ...string) {
 		cmd := exec.Command(program, args...)
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -38,7 +38,8 @@ func cmdNAT(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if len(args) == 0 {
 		tag := fmt.Sprintf("sx%d-%d", os.Getpid(), natCount.Add(1))
-		gw, router, dev = tag+"g", tag+"r", tag+"d"
+		gw := tag + "g"
+		router, dev = tag+"r", tag+"d"
 		for _, ns := range []string{gw, router, dev} {
 			run("ip", "netns", "add", ns)
 			ts.Defer(func() { _ = exec.Command("ip", "netns", "del", ns).Run() })

@@ -40,13 +40,15 @@ func (g *Gateway) listDevices(ctx context.Context, who caller, in *devicesIn) (*
 	if err := socketxp.CheckDisplayText("version", in.Version, 256); err != nil {
 		return nil, err
 	}
-	online, err := g.cluster.OnlineDevices(ctx)
-	if err != nil {
-		return nil, unavailable(err)
-	}
 	q := socketxp.DeviceQuery{
 		Search: in.Search, Group: in.Group, Version: in.Version, Limit: in.Limit + 1, After: after,
 		Sort: socketxp.DeviceSort(strings.TrimPrefix(in.Sort, "-")), Desc: strings.HasPrefix(in.Sort, "-"),
+	}
+	var online []string
+	if in.Status == api.DeviceOnline || in.Status == api.DeviceOffline {
+		if online, err = g.cluster.OnlineDevices(ctx); err != nil {
+			return nil, unavailable(err)
+		}
 	}
 	yes, no := true, false
 	switch in.Status {
@@ -63,12 +65,15 @@ func (g *Gateway) listDevices(ctx context.Context, who caller, in *devicesIn) (*
 	if err != nil {
 		return nil, err
 	}
-	isOnline := make(map[string]bool, len(online))
-	for _, id := range online {
-		isOnline[id] = true
-	}
 	found, next := cut(found, in.Limit, func(d socketxp.Device) string { return encodeDeviceCursor(in.Sort, d) })
-	items := mapped(found, func(d socketxp.Device) api.Device { return api.NewDevice(d, isOnline[d.ID]) })
+	items := make([]api.Device, 0, len(found))
+	for _, d := range found {
+		isOnline, err := g.cluster.Online(ctx, d.ID)
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		items = append(items, api.NewDevice(d, isOnline))
+	}
 	return &devicesOut{api.DevicePage{Items: items, Total: total, NextCursor: next}}, nil
 }
 

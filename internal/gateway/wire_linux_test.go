@@ -151,8 +151,7 @@ func TestIdleDeviceIsQuiet(t *testing.T) {
 			// The gateway takes one ping per second.
 			a := &agent{w: w, key: key, conn: control.NewAgent(conn, control.RoleDevice, control.Options{Heartbeat: 1050 * time.Millisecond})}
 			a.send(control.Hello{Version: control.Version, Role: control.RoleDevice, Agent: "test"})
-			a.send(report("tcp://localhost:22"))
-			expect[control.Welcome](a)
+			a.welcome(report("tcp://localhost:22"))
 			ended := make(chan error, 1)
 			go func() {
 				_, err := a.conn.Receive(context.Background())
@@ -160,7 +159,9 @@ func TestIdleDeviceIsQuiet(t *testing.T) {
 			}()
 			defer func() {
 				_ = a.conn.Close()
-				_ = <-ended
+				if err := <-ended; err == nil {
+					t.Error("something else than a heartbeat came")
+				}
 			}()
 
 			aDay := int64(24 * time.Hour / control.DefaultHeartbeat)

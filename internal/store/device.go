@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -275,11 +276,33 @@ func (db *DB) TouchDevices(ctx context.Context, seen []socketxp.DeviceSeen) erro
 	return nil
 }
 
+// tunnelsOf is Tunnels for one device, which has at most a page of them: the devices
+// of the account are not looked through for it.
+func (db *DB) tunnelsOf(ctx context.Context, accountID, deviceID, afterDevice, afterDestination string, limit int) ([]socketxp.DeviceTunnel, error) {
+	out := make([]socketxp.DeviceTunnel, 0)
+	d, err := db.Device(ctx, accountID, deviceID)
+	if errors.Is(err, socketxp.ErrNotFound) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range d.Tunnels {
+		if dest := t.Destination.String(); (d.Name > afterDevice || d.Name == afterDevice && dest > afterDestination) && len(out) < limit {
+			out = append(out, socketxp.DeviceTunnel{DeviceID: d.ID, DeviceName: d.Name, Tunnel: t})
+		}
+	}
+	return out, nil
+}
+
 // Tunnels implements socketxp.DeviceStore.
 func (db *DB) Tunnels(ctx context.Context, accountID, deviceID, afterDevice, afterDestination string, limit int) ([]socketxp.DeviceTunnel, error) {
 	count, err := pageSize(limit)
 	if err != nil {
 		return nil, err
+	}
+	if deviceID != "" {
+		return db.tunnelsOf(ctx, accountID, deviceID, afterDevice, afterDestination, limit)
 	}
 	rows, err := db.r.Tunnels(ctx, sqlc.TunnelsParams{
 		AccountID: accountID, DeviceID: deviceID, AfterName: afterDevice, AfterDestination: afterDestination, Count: count,

@@ -72,24 +72,126 @@ func (s *statement) add(fragment string, args ...any) {
 // Devices implements socketxp.DeviceStore. Devices that were never seen sort as
 // the oldest.
 func (db *DB) Devices(ctx context.Context, accountID string, query socketxp.DeviceQuery) (page []socketxp.Device, total int, err error) {
-	var count, list statement
-	count.add(`SELECT COUNT(*) FROM devices`)
-	list.add(`SELECT ` + deviceColumns + ` FROM devices`)
-	for _, s := range []*statement{&count, &list} {
-		if err := db.selectDevices(s, accountID, query); err != nil {
-			return nil, 0, err
+	if query.Search != "" {
+		found, all, err := db.searchDevices(ctx, accountID, query)
+		if err != nil {
+			return nil, 0, wrap(ctx, "search devices", err)
 		}
-	}
-	if err := orderDevices(&list, query); err != nil {
-		return nil, 0, err
-	}
-	if err := db.reader.QueryRowContext(ctx, count.sql.String(), count.args...).Scan(&total); err != nil {
+		if all <= maxFound {
+			query.Search, query.IDs = "", found
+		}
+		total = all
+	} else if total, err = db.countDevices(ctx, accountID, query, nil); err != nil {
 		return nil, 0, wrap(ctx, "count devices", err)
 	}
-	if page, err = db.devicePage(ctx, &list); err != nil {
+	list, err := db.listStatement(accountID, query)
+	if err != nil {
+		return nil, 0, err
+	}
+	if page, err = db.devicePage(ctx, list); err != nil {
 		return nil, 0, wrap(ctx, "list devices", err)
 	}
 	return page, total, nil
+}
+
+// maxFound is how many devices a search may find for the page to be taken from their
+// ids. Of 100,000 a search that finds more finds one in a hundred, so that any order
+// has a page of them soon.
+const maxFound = 1000
+
+// searchDevices looks through the texts of all devices once. It returns how many
+// match and, if they are not more than maxFound, which.
+func (db *DB) searchDevices(ctx context.Context, accountID string, query socketxp.DeviceQuery) (found []string, total int, err error) {
+	s, err := db.searchStatement(accountID, query)
+	if err != nil {
+		return nil, 0, err
+	}
+	rows, err := db.reader.QueryContext(ctx, s.sql.String(), s.args...)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	found = make([]string, 0)
+	var last [2]string
+	for rows.Next() {
+		if err := rows.Scan(&last[0], &last[1]); err != nil {
+			return nil, 0, err
+		}
+		found = append(found, last[1])
+	}
+	if err := rows.Err(); err != nil || len(found) <= maxFound {
+		return found, len(found), err
+	}
+	more, err := db.countDevices(ctx, accountID, query, &last)
+	return nil, len(found) + more, err
+}
+
+// countDevices counts the devices of a query, or those that come after one by name
+// and id.
+func (db *DB) countDevices(ctx context.Context, accountID string, query socketxp.DeviceQuery, after *[2]string) (n int, err error) {
+	s, err := db.countStatement(accountID, query, after)
+	if err != nil {
+		return 0, err
+	}
+	err = db.reader.QueryRowContext(ctx, s.sql.String(), s.args...).Scan(&n)
+	return n, err
+}
+
+// deviceIndex tells SQLite, which knows nothing of how many rows it has of what, the
+// index for a query that it would answer by reading every row of the account.
+func (db *DB) deviceIndex(query socketxp.DeviceQuery) string {
+	byName := query.Sort == "" || query.Sort == socketxp.SortByName
+	index := ""
+	switch {
+	case db.engine.indexedBy == "":
+		return ""
+	case query.IDs != nil:
+		index = "sqlite_autoindex_devices_1" // the primary key's
+	case query.Quarantined != nil && *query.Quarantined:
+		index = "devices_quarantined"
+	case query.Disabled != nil && *query.Disabled:
+		index = "devices_disabled"
+	case query.Group != "" || query.Version != "" || !byName:
+		return ""
+	case query.Search != "" || query.NotIDs != nil || query.Disabled != nil || query.Quarantined != nil:
+		index = "devices_by_search"
+	default:
+		return ""
+	}
+	return db.engine.indexedBy + index
+}
+
+func (db *DB) listStatement(accountID string, query socketxp.DeviceQuery) (*statement, error) {
+	s := new(statement)
+	s.add(`SELECT ` + deviceColumns + ` FROM devices` + db.deviceIndex(query))
+	if err := db.selectDevices(s, accountID, query); err != nil {
+		return nil, err
+	}
+	return s, orderDevices(s, query)
+}
+
+func (db *DB) searchStatement(accountID string, query socketxp.DeviceQuery) (*statement, error) {
+	query.Sort = socketxp.SortByName
+	s := new(statement)
+	s.add(`SELECT name, id FROM devices` + db.deviceIndex(query))
+	if err := db.selectDevices(s, accountID, query); err != nil {
+		return nil, err
+	}
+	s.add(` ORDER BY name, id LIMIT ?`, maxFound+1)
+	return s, nil
+}
+
+func (db *DB) countStatement(accountID string, query socketxp.DeviceQuery, after *[2]string) (*statement, error) {
+	query.Sort = socketxp.SortByName // any is the same to a count
+	s := new(statement)
+	s.add(`SELECT COUNT(*) FROM devices` + db.deviceIndex(query))
+	if err := db.selectDevices(s, accountID, query); err != nil {
+		return nil, err
+	}
+	if after != nil {
+		s.add(orderByName.upAfter, after[0], after[1])
+	}
+	return s, nil
 }
 
 func (db *DB) selectDevices(s *statement, accountID string, query socketxp.DeviceQuery) error {
@@ -124,9 +226,8 @@ func (db *DB) selectDevices(s *statement, accountID string, query socketxp.Devic
 		s.add(` AND id `+l.test, ids)
 	}
 	if query.Search != "" {
-		part := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(fold(query.Search)) + "%"
-		s.add(` AND (name LIKE ? ESCAPE '\' OR display_name_folded LIKE ? ESCAPE '\' OR group_name LIKE ? ESCAPE '\' OR hostname_folded LIKE ? ESCAPE '\' OR id LIKE ? ESCAPE '\')`,
-			part, part, part, part, part)
+		// The expression is that of the index devices_by_search, to the letter.
+		s.add(` AND `+db.engine.position+"(name || '\n' || display_name_folded || '\n' || group_name || '\n' || hostname_folded || '\n' || id, ?) > 0", fold(query.Search))
 	}
 	return nil
 }

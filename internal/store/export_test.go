@@ -47,12 +47,19 @@ func (r recorder) QueryRowContext(ctx context.Context, query string, args ...any
 	return r.DBTX.QueryRowContext(ctx, query, args...)
 }
 
-// DeviceListSQL is the query of a page of devices.
-func (db *DB) DeviceListSQL(accountID string, q socketxp.DeviceQuery) (string, []any, error) {
-	var s statement
-	s.add(`SELECT ` + deviceColumns + ` FROM devices`)
-	err := errors.Join(db.selectDevices(&s, accountID, q), orderDevices(&s, q))
-	return s.sql.String(), s.args, err
+// DeviceSQL returns the queries of which a page of devices is made.
+func (db *DB) DeviceSQL(accountID string, q socketxp.DeviceQuery) (list, search, count string, args [3][]any, err error) {
+	l, err1 := db.listStatement(accountID, q)
+	s, err2 := db.searchStatement(accountID, q)
+	var after *[2]string
+	if q.Search != "" {
+		after = &[2]string{"a", "b"}
+	}
+	c, err3 := db.countStatement(accountID, q, after)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return "", "", "", args, err
+	}
+	return l.sql.String(), s.sql.String(), c.sql.String(), [3][]any{l.args, s.args, c.args}, nil
 }
 
 // ErrInjected is what a step fails with that FailAt says.

@@ -50,9 +50,39 @@ func TestQueryPlans(t *testing.T) {
 	for _, by := range []socketxp.DeviceSort{socketxp.SortByName, socketxp.SortByGroup, socketxp.SortByCreated, socketxp.SortByLastSeen} {
 		for _, desc := range []bool{false, true} {
 			for _, after := range []*socketxp.DeviceCursor{nil, {Value: "1", ID: "x"}} {
-				query, args, err := s.DeviceListSQL(acme.id, socketxp.DeviceQuery{Sort: by, Desc: desc, After: after, Limit: 50})
+				query, _, _, args, err := s.DeviceSQL(acme.id, socketxp.DeviceQuery{Sort: by, Desc: desc, After: after, Limit: 50})
 				acme.must(err)
-				check("Devices by "+string(by), query, args)
+				check("Devices by "+string(by), query, args[0])
+			}
+		}
+	}
+	// What is looked for is found by an index of its own; what can only be looked
+	// through is so in an index, and rows are read of what was found.
+	yes, no := true, false
+	for name, c := range map[string]struct {
+		query               socketxp.DeviceQuery
+		list, search, count string // indexes; * says that no row is read
+	}{
+		"all":         {socketxp.DeviceQuery{}, "by_name", "", "*"},
+		"version":     {socketxp.DeviceQuery{Version: "1"}, "devices_by_version", "", "*devices_by_version"},
+		"disabled":    {socketxp.DeviceQuery{Disabled: &yes}, "devices_disabled", "", "devices_disabled"},
+		"quarantined": {socketxp.DeviceQuery{Disabled: &no, Quarantined: &yes}, "devices_quarantined", "", "devices_quarantined"},
+		"offline":     {socketxp.DeviceQuery{Disabled: &no, Quarantined: &no, NotIDs: []string{"x"}}, "devices_by_search", "", "*devices_by_search"},
+		"search":      {socketxp.DeviceQuery{Search: "x"}, "devices_by_search", "*devices_by_search", "*devices_by_search"},
+		"search offline": {
+			socketxp.DeviceQuery{Search: "x", Disabled: &no, Quarantined: &no, NotIDs: []string{"x"}}, "devices_by_search", "*devices_by_search", "*devices_by_search",
+		},
+		"found": {socketxp.DeviceQuery{IDs: []string{"x"}}, "(id=?)", "", ""},
+		"group": {socketxp.DeviceQuery{Group: "g"}, "devices", "", "*devices_by_group"},
+	} {
+		c.query.Limit = 50
+		list, search, count, args, err := s.DeviceSQL(acme.id, c.query)
+		acme.must(err)
+		for i, one := range []struct{ query, want string }{{list, c.list}, {search, c.search}, {count, c.count}} {
+			plan := explain(one.query, args[i])
+			index, only := strings.CutPrefix(one.want, "*")
+			if strings.Contains(plan, "SCAN devices") || !strings.Contains(plan, index) || only && !strings.Contains(plan, "COVERING INDEX") {
+				t.Errorf("devices by %s: want %q in the plan:\n%s\nof %s", name, one.want, plan, one.query)
 			}
 		}
 	}

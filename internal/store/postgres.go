@@ -40,6 +40,7 @@ JOIN pg_class c ON c.oid = t.tgrelid
 WHERE c.relnamespace = current_schema()::regnamespace AND NOT t.tgisinternal`,
 	inJSON:    `IN (SELECT json_array_elements_text(CAST(CAST(? AS TEXT) AS JSON)))`,
 	notInJSON: `NOT IN (SELECT json_array_elements_text(CAST(CAST(? AS TEXT) AS JSON)))`,
+	position:  "strpos",
 }
 
 func openPostgres(ctx context.Context, url string) (*DB, error) {

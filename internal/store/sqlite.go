@@ -19,6 +19,8 @@ var sqliteEngine = engine{
 	describe:   `SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND tbl_name <> 'goose_db_version' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'`,
 	inJSON:     `IN (SELECT value FROM json_each(CAST(? AS TEXT)))`,
 	notInJSON:  `NOT IN (SELECT value FROM json_each(CAST(? AS TEXT)))`,
+	position:   "instr",
+	indexedBy:  " INDEXED BY ",
 }
 
 // openSQLite opens the file at path, readable by its owner alone; its folder must exist.

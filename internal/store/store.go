@@ -60,6 +60,11 @@ type engine struct {
 	describe   string // one line for each thing in the schema, see liveSchema
 	// inJSON tests a column against a parameter that is a JSON array of strings.
 	inJSON, notInJSON string
+	// position is the function that finds a text in another; 0 if it isn't there.
+	position string
+	// indexedBy comes before the name of an index that a query has to use; "" where the
+	// planner finds it.
+	indexedBy string
 }
 
 // Open opens the database at url, "sqlite:PATH" or "postgres://…", creates what is
