@@ -221,11 +221,29 @@ func (g *grant) close() {
 
 // dial makes a link: it asks for a ticket and goes to the link door with it.
 func (g *grant) dial(ctx context.Context) (*link.Link, error) {
+	door := g.visitor.gateway.link
+	if g.visitor.gateway.ways.known(errandLink) == "" {
+		// The way is found before there is a ticket that could run out meanwhile.
+		conn, err := door(ctx)
+		if err != nil {
+			return nil, err
+		}
+		taken := false
+		defer func() {
+			if !taken {
+				_ = conn.Close()
+			}
+		}()
+		door = func(context.Context) (net.Conn, error) {
+			taken = true
+			return conn, nil
+		}
+	}
 	t, err := g.request()
 	if err != nil {
 		return nil, err
 	}
-	return t.dial(ctx, g.visitor.gateway.link)
+	return t.dial(ctx, door)
 }
 
 // ticket is one that was asked for.
