@@ -116,7 +116,7 @@ const envPrefix = "SOCKETXP_"
 
 // others are variables of that prefix that are not the gateway's: the agent's on
 // the same machine, and those of the scripts.
-var others = []string{"SOCKETXP_AUTHTOKEN", "SOCKETXP_WORK_DIR", "SOCKETXP_RUN_LISTEN", "SOCKETXP_TEST_POSTGRES"}
+var others = []string{"SOCKETXP_AUTHTOKEN", "SOCKETXP_API_TOKEN", "SOCKETXP_PROFILE", "SOCKETXP_WORK_DIR", "SOCKETXP_RUN_LISTEN", "SOCKETXP_TEST_POSTGRES"}
 
 func (s *settings) loadEnvironment(environ []string) error {
 	known := append(s.names(func(name string) string { return envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) }), others...)

@@ -146,15 +146,17 @@ func TestTokensAreHidden(t *testing.T) {
 		name string
 		args []string
 		env  string
+		api  string
 	}{
-		{"R-04 an argument", []string{token}, ""},
-		{"R-04 a flag's value", []string{"--authtoken", token}, ""},
-		{"R-04 a flag with its value", []string{"--authtoken=" + token}, ""},
-		{"R-04 the environment", nil, token},
+		{"R-04 an argument", []string{token}, "", ""},
+		{"R-04 a flag's value", []string{"--authtoken", token}, "", ""},
+		{"R-04 a flag with its value", []string{"--authtoken=" + token}, "", ""},
+		{"R-04 the environment", nil, token, ""},
+		{"R-04 the environment of a script", nil, "", token},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), self, c.args...)
-			cmd.Env = append(os.Environ(), showStart+"=1", "SOCKETXP_AUTHTOKEN="+c.env, "SOCKETXP_NEXT=stays")
+			cmd.Env = append(os.Environ(), showStart+"=1", "SOCKETXP_AUTHTOKEN="+c.env, "SOCKETXP_API_TOKEN="+c.api, "SOCKETXP_NEXT=stays")
 			out, err := cmd.Output()
 			if err != nil {
 				t.Fatal(err)
@@ -171,7 +173,7 @@ func TestTokensAreHidden(t *testing.T) {
 			if !strings.Contains(got.Cmdline+got.Environ, "xxxxxxxx") || !strings.Contains(got.Environ, "\x00SOCKETXP_NEXT=stays\x00") {
 				t.Errorf("something else was overwritten: %q %q", got.Cmdline, got.Environ)
 			}
-			if got.Token != c.env || !slices.Equal(got.Args, c.args) {
+			if got.Token != c.env || got.APIToken != c.api || !slices.Equal(got.Args, c.args) {
 				t.Errorf("the program itself got %q and %q", got.Args, got.Token)
 			}
 		})
@@ -183,7 +185,7 @@ const showStart = "SOCKETXP_TEST_SHOW_START"
 // start is what a program knows of its start, and what others can see.
 type start struct {
 	Args             []string
-	Token            string
+	Token, APIToken  string
 	Cmdline, Environ string
 	Inherited        []string
 }
@@ -193,7 +195,7 @@ func init() {
 	if os.Getenv(showStart) == "" {
 		return
 	}
-	s := start{Args: takeArgs(), Token: takeEnv("SOCKETXP_AUTHTOKEN"), Inherited: os.Environ()}
+	s := start{Args: takeArgs(), Token: takeEnv("SOCKETXP_AUTHTOKEN"), APIToken: takeEnv("SOCKETXP_API_TOKEN"), Inherited: os.Environ()}
 	cmdline, err := os.ReadFile("/proc/self/cmdline")
 	environ, err2 := os.ReadFile("/proc/self/environ")
 	s.Cmdline, s.Environ = string(cmdline), string(environ)

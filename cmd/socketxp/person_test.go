@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"socketxp"
+	"socketxp/internal/agent"
 	"socketxp/internal/api"
 )
 
@@ -139,5 +141,74 @@ func TestPersonErrors(t *testing.T) {
 	}
 	if p.failed(nil) != nil {
 		t.Error("no error is one")
+	}
+}
+
+// What needs a fresh password is done as in a browser, and leaves no sign-in behind.
+func TestWithPassword(t *testing.T) {
+	var did []string
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		with := "nothing"
+		if r.Header.Get("Authorization") != "" {
+			with = "token"
+		} else if len(r.CookiesNamed("__Host-socketxp")) == 1 {
+			with = "cookie"
+		}
+		did = append(did, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/api/v1")+" by "+with)
+		switch {
+		case r.URL.Path == "/api/v1/signin":
+			var in api.SignInRequest
+			if err := json.NewDecoder(r.Body).Decode(&in); err != nil || in.Email != "owner@example.com" || in.Password != "the password" {
+				answerJSON(t, w, 401, api.Problem{Code: socketxp.CodeUnauthenticated, Detail: "the email address or the password is wrong"})
+				return
+			}
+			http.SetCookie(w, &http.Cookie{Name: "__Host-socketxp", Value: "v", Path: "/", Secure: true})
+			answerJSON(t, w, 200, api.Me{})
+		case r.URL.Path == "/api/v1/me":
+			answerJSON(t, w, 200, api.Me{User: api.User{Email: "owner@example.com"}})
+		case strings.HasSuffix(r.URL.Path, "/confirm") && strings.Contains(r.URL.Path, idTwo):
+			answerJSON(t, w, 404, api.Problem{Code: socketxp.CodeNotFound, Detail: "there is no such token"})
+		default:
+			w.WriteHeader(204)
+		}
+	}))
+	t.Cleanup(s.Close)
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	home := agent.Profile{
+		Name: "home", Gateway: socketxp.GatewayAddress{URL: s.URL, Pin: socketxp.PinOf(s.Certificate())},
+		Token: "e30.e30.AAAA", TokenID: idOne, ExpiresAt: time.Now().Add(time.Hour),
+	}
+	if err := agent.ChangeProfiles(t.Context(), func(all *agent.Profiles) error { return all.Put(home, nil) }); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		args   []string
+		stdin  string
+		status int
+		want   []string
+	}{
+		"confirmed": {[]string{"tokens", "confirm", idOne, "--password-file", "-"}, "the password\n", statusDone, []string{
+			"GET /me by token", "POST /signin by nothing", "POST /tokens/" + idOne + "/confirm by cookie", "POST /signout by cookie",
+		}},
+		"one of two is not there": {[]string{"tokens", "confirm", idTwo, idOne, "--password-file", "-"}, "the password", statusFailed, []string{
+			"GET /me by token", "POST /signin by nothing", "POST /tokens/" + idTwo + "/confirm by cookie", "POST /tokens/" + idOne + "/confirm by cookie", "POST /signout by cookie",
+		}},
+		"the wrong password": {[]string{"tokens", "confirm", idOne, "--password-file", "-"}, "another\n", statusRefused, []string{
+			"GET /me by token", "POST /signin by nothing",
+		}},
+		"no password":   {[]string{"tokens", "confirm", idOne, "--password-file", "-"}, "\n", statusUsage, []string{"GET /me by token"}},
+		"nobody to ask": {[]string{"tokens", "confirm", idOne}, "", statusUsage, []string{"GET /me by token"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			did = nil
+			var out, errs strings.Builder
+			got := run(t.Context(), c.args, strings.NewReader(c.stdin), &out, &errs)
+			if got != c.status || !slices.Equal(did, c.want) {
+				t.Errorf("status %d, want %d: %s\ndid %q\nwant %q", got, c.status, errs.String(), did, c.want)
+			}
+			if strings.Contains(out.String()+errs.String(), "the password\n") {
+				t.Error("X-17 the password is shown")
+			}
+		})
 	}
 }
