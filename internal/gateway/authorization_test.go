@@ -246,6 +246,17 @@ func TestAuthorizationLimits(t *testing.T) {
 		other := w.otherTenant("umbrella")
 		c.confirm(asked.UserCode, true, cookie(other.cookie)).want(t, http.StatusTooManyRequests, socketxp.CodeRateLimited)
 	})
+	t.Run("guessing from many addresses, by person", func(t *testing.T) {
+		w := start(t)
+		c := w.rest()
+		asked := c.authorize(`{"host":"laptop"}`)
+		for range defaultHTTPLimits().codes.burst { // from elsewhere
+			w.g.rest.codesByUser.take(w.owner.ID)
+		}
+		c.confirm(asked.UserCode, true, cookie(w.tenant().cookie)).want(t, http.StatusTooManyRequests, socketxp.CodeRateLimited)
+		other := w.otherTenant("umbrella")
+		c.confirm(asked.UserCode, true, cookie(other.cookie)).want(t, http.StatusNoContent, "")
+	})
 	t.Run("W-08 hostile names of machines are text", func(t *testing.T) {
 		w := start(t)
 		c := w.rest()
