@@ -9,6 +9,8 @@ SQLC                  := $(TOOLS)/sqlc-$(SQLC_VERSION)
 VERSION               ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS               := -s -w -X main.version=$(VERSION)
 FUZZTIME              ?= 20s
+# The agent's few requests are as well off with HTTP/1.1, and 0.36 MB smaller.
+AGENT_TAGS            := nethttpomithttp2
 
 export CGO_ENABLED ?= 0
 
@@ -18,7 +20,8 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 build: ## build both programs into bin/; needs only Go
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/socketxp-gateway
+	go build -trimpath -tags '$(AGENT_TAGS)' -ldflags '$(LDFLAGS)' -o bin/ ./cmd/socketxp
 
 run: build ## start the gateway on localhost, with this machine as a demo device
 	@./scripts/run.sh
