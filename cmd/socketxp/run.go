@@ -185,16 +185,19 @@ func (a *app) log() *slog.Logger {
 // dir opens the work folder: the flag's, the environment's, the config file's, or
 // the default.
 func (a *app) dir(configured string) (*agent.Dir, error) {
-	for _, path := range []string{a.workDir, os.Getenv("SOCKETXP_WORK_DIR"), configured} {
-		if path != "" {
-			return agent.OpenDir(path)
-		}
-	}
-	path, _, err := agent.DefaultDir()
+	path, err := a.dirPath(configured)
 	if err != nil {
 		return nil, err
 	}
 	return agent.OpenDir(path)
+}
+
+func (a *app) dirPath(configured string) (string, error) {
+	if path := firstOf(a.workDir, os.Getenv("SOCKETXP_WORK_DIR"), configured); path != "" {
+		return path, nil
+	}
+	path, _, err := agent.DefaultDir()
+	return path, err
 }
 
 // dirOfOwn is dir for commands that begin something; they say where the state is if
@@ -254,7 +257,7 @@ may work later; what is refused (4) will be again.`,
 	completeFlag(root, "profile", completeProfiles)
 	root.AddCommand(a.loginCommand(), a.connectCommand(), a.statusCommand(), a.tunnelCommand(), a.logoutCommand(),
 		a.signInCommand(), a.signOutCommand(), a.whoAmICommand(), a.profileCommand(),
-		a.sshCommand(), a.proxyCommand(), a.sshConfigCommand(), a.forwardCommand(),
+		a.doctorCommand(), a.sshCommand(), a.proxyCommand(), a.sshConfigCommand(), a.forwardCommand(),
 		a.devicesCommand(), a.groupsCommand(), a.tokensCommand(), a.sessionsCommand(), a.eventsCommand(), a.auditCommand(),
 		a.completionCommand(), a.versionCommand(), a.sftpCommand())
 	return root

@@ -60,6 +60,7 @@ type bed struct {
 	grantAs         func(*control.Granted)
 	arrived         func()        // called for each connection
 	pairs           []*relay.Pair // of all links
+	clockAhead      time.Duration // of the time that it answers with
 	visitToken      string        // of the last visit
 	webSockets      int           // that were asked for
 	registrations   int           // requests that came to the register route
@@ -294,6 +295,10 @@ func (b *bed) register(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Connection", "close")
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	w.Header().Set("Date", time.Now().Add(b.clockAhead).UTC().Format(http.TimeFormat))
+	if r.Method == http.MethodGet {
+		return
+	}
 	b.registrations++
 	var req api.RegisterRequest
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
