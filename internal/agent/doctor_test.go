@@ -122,7 +122,7 @@ func TestDoctor(t *testing.T) {
 	})
 	t.Run("nobody answers", func(t *testing.T) {
 		b.stop()
-		await(t, device.problems)
+		_ = await(t, device.problems)
 		found := diagnose(t, DoctorOptions{WorkDir: dir.Path()})
 		if f := found["agent"]; f.Verdict != Failure || !strings.Contains(f.Detail, "not connected since") {
 			t.Errorf("%+v", f)
@@ -153,17 +153,17 @@ func TestDoctorOfAFolder(t *testing.T) {
 	}
 	b := newBed(t)
 	dir, _ := b.login("sensor")
-	if err := os.Chmod(dir.Path(), 0o755); err != nil { //nolint:gosec // G302: that it is refused is what is tested
+	if err := os.Chmod(dir.Path(), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	found = diagnose(t, DoctorOptions{WorkDir: dir.Path()})
 	if f := found["work folder"]; f.Verdict != Failure || !strings.Contains(f.Advice, "chmod 700") {
 		t.Errorf("%+v", f)
 	}
-	if err := os.Chmod(dir.Path(), 0o700); err != nil { //nolint:gosec // G302: a folder
+	if err := os.Chmod(dir.Path(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(dir.file(keyFile), 0o644); err != nil { //nolint:gosec // G302: that it is refused is what is tested
+	if err := os.Chmod(dir.file(keyFile), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if f := diagnose(t, DoctorOptions{WorkDir: dir.Path()})["device key"]; f.Verdict != Failure || !strings.Contains(f.Advice, "chmod 600") {
