@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -238,40 +237,23 @@ func (d *doctor) agent(ctx context.Context) {
 
 // network follows the way to the gateway as far as it leads.
 func (d *doctor) network(ctx context.Context) {
-	proxied := d.proxies()
-	addrs, ok := d.resolve(ctx, proxied)
-	if ok && d.connect(ctx, addrs, proxied) || proxied {
-		if d.handshake(ctx) {
-			d.clock(ctx)
-			d.answer(ctx)
-		}
-	}
-}
-
-// proxies reports whether the environment names a proxy for the gateway.
-func (d *doctor) proxies() bool {
-	u, err := url.Parse(d.gateway.addr.URL)
-	if err != nil {
-		return false
-	}
-	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u})
-	switch {
-	case err != nil:
-		d.fail("proxy", "correct HTTPS_PROXY", errors.New("the proxy that the environment names is not valid")) // its text may hold a password
-	case proxy == nil:
+	target := d.gateway.host
+	if p := d.gateway.proxy; p != nil {
+		target = p.host
+		d.well("proxy", "the environment names %s", p)
+	} else {
 		d.well("proxy", "the environment names none for this gateway")
-	default:
-		d.well("proxy", "the environment names %s", proxyName(proxy))
 	}
-	return proxy != nil
+	if addrs, ok := d.resolve(ctx, target); ok && d.connect(ctx, addrs, target) && d.encryption(ctx) {
+		d.links(ctx)
+		d.clock(ctx)
+		d.answer(ctx)
+	}
 }
 
-// proxyName returns a proxy's address without its user and password.
-func proxyName(u *url.URL) string { return u.Scheme + "://" + u.Host }
-
-// resolve looks the gateway's name up.
-func (d *doctor) resolve(ctx context.Context, proxied bool) ([]netip.Addr, bool) {
-	host, _, err := net.SplitHostPort(d.gateway.host)
+// resolve looks up the name of target, host:port.
+func (d *doctor) resolve(ctx context.Context, target string) ([]netip.Addr, bool) {
+	host, _, err := net.SplitHostPort(target)
 	if err != nil {
 		d.fail("name", "", err)
 		return nil, false
@@ -284,12 +266,8 @@ func (d *doctor) resolve(ctx context.Context, proxied bool) ([]netip.Addr, bool)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil || len(addrs) == 0 {
-		err = fmt.Errorf("%s has no address: %w", host, err)
-		if proxied {
-			d.warn("name", "", "%v; the proxy may know it", err)
-		} else {
-			d.fail("name", "look at the network and its DNS servers (/etc/resolv.conf), and at the gateway's name", unreachable(d.gateway.addr.URL, err))
-		}
+		d.fail("name", "look at the network and its DNS servers (/etc/resolv.conf), and at the name",
+			unreachable(d.gateway.addr.URL, fmt.Errorf("%s has no address: %w", host, err)))
 		return nil, false
 	}
 	texts := make([]string, len(addrs))
@@ -302,8 +280,8 @@ func (d *doctor) resolve(ctx context.Context, proxied bool) ([]netip.Addr, bool)
 }
 
 // connect tries each address by itself. One that answers is enough.
-func (d *doctor) connect(ctx context.Context, addrs []netip.Addr, proxied bool) bool {
-	_, port, _ := net.SplitHostPort(d.gateway.host)
+func (d *doctor) connect(ctx context.Context, addrs []netip.Addr, target string) bool {
+	_, port, _ := net.SplitHostPort(target)
 	var worked, failed []string
 	var last error
 	for _, a := range addrs[:min(len(addrs), maxAddrs)] {
@@ -316,31 +294,54 @@ func (d *doctor) connect(ctx context.Context, addrs []netip.Addr, proxied bool) 
 		_ = conn.Close()
 		worked = append(worked, fmt.Sprintf("%s in %d ms", a, time.Since(began).Milliseconds()))
 	}
-	advice := "a firewall may be between, or nothing listens there; open TCP port " + port + " to the gateway"
 	switch {
 	case len(failed) == 0:
 		d.well("connection", "port %s of %s", port, strings.Join(worked, ", "))
 	case len(worked) > 0:
 		d.warn("connection", "one address is enough; correct the DNS records, or the route to the others",
 			"port %s of %s; not %s", port, strings.Join(worked, ", "), strings.Join(failed, "; "))
-	case proxied:
-		d.warn("connection", "", "none without the proxy: %s", strings.Join(failed, "; "))
 	default:
-		d.fail("connection", advice, unreachable(d.gateway.addr.URL, fmt.Errorf("port %s: %s: %w", port, strings.Join(failed, "; "), last)))
+		d.fail("connection", "a firewall may be between, or nothing listens there: open TCP port "+port+" of "+target,
+			unreachable(d.gateway.addr.URL, fmt.Errorf("port %s: %s: %w", port, strings.Join(failed, "; "), last)))
 	}
 	return len(worked) > 0
 }
 
-// handshake looks at who answers.
-func (d *doctor) handshake(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, 2*stepWithin)
-	defer cancel()
-	raw, err := d.gateway.dial(ctx)
-	if err != nil {
-		d.fail("encryption", "", err)
-		return false
+// notDirect is said of a way that works and is not the best one.
+const notDirect = "nothing has to be done, the agent goes that way by itself; directly it would be faster"
+
+// encryption looks at who answers behind each door. One is enough.
+func (d *doctor) encryption(ctx context.Context) bool {
+	var failed error
+	var advice string
+	for _, by := range doors {
+		text, what, err := d.handshake(ctx, by)
+		switch {
+		case err != nil && failed == nil:
+			failed, advice = &doorError{by, err}, what
+		case err != nil:
+		case failed == nil:
+			d.well("encryption", "%s: %s", byDoor(by), text)
+			return true
+		default:
+			d.warn("encryption", notDirect, "%s: %s; not %v", byDoor(by), text, failed)
+			return true
+		}
 	}
-	defer func() { _ = raw.Close() }()
+	d.fail("encryption", advice, unreachable(d.gateway.addr.URL, failed))
+	return false
+}
+
+func byDoor(d door) string {
+	if d == doorWebSocket {
+		return "in a WebSocket"
+	}
+	return "directly"
+}
+
+// handshake returns who answers behind a door, or why it is not the gateway and what
+// to do about it.
+func (d *doctor) handshake(ctx context.Context, by door) (text, advice string, err error) {
 	cfg := d.gateway.tls.Clone()
 	cfg.NextProtos = []string{"http/1.1"}
 	var seen *x509.Certificate
@@ -352,38 +353,49 @@ func (d *doctor) handshake(ctx context.Context) bool {
 			return verify(s)
 		}
 	}
-	conn := tls.Client(raw, cfg)
-	err = conn.HandshakeContext(ctx)
-	pin := d.gateway.addr.KnownBy()
+	conn, err := d.gateway.secureBy(ctx, by, cfg, 2*stepWithin)
 	var unverified *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &unverified) && len(unverified.UnverifiedCertificates) > 0:
-		cert := unverified.UnverifiedCertificates[0]
-		d.fail("encryption", "the gateway's certificate, this machine's authorities and clock, and a proxy that looks into TLS are what to look at",
-			unreachable(d.gateway.addr.URL, fmt.Errorf("%s: %w", describe(cert), unverified.Err)))
-		return false
+		return "", "the gateway's certificate, this machine's authorities and clock, and a proxy that looks into TLS are what to look at",
+			fmt.Errorf("%s: %w", describe(unverified.UnverifiedCertificates[0]), unverified.Err)
 	case errors.Is(err, socketxp.ErrWrongGateway) && seen != nil:
-		d.fail("encryption", "another machine answers at this address, a proxy looks into TLS, or the gateway has a new key: compare with what it prints at its start",
-			unreachable(d.gateway.addr.URL, fmt.Errorf("the key is %s, expected %s (%s): %w", socketxp.PinOf(seen), pin, describe(seen), socketxp.ErrWrongGateway)))
-		return false
+		return "", "another machine answers at this address, something between looks into TLS, or the gateway has a new key: compare with what it prints at its start",
+			fmt.Errorf("the key is %s, expected %s (%s): %w", socketxp.PinOf(seen), d.gateway.addr.KnownBy(), describe(seen), socketxp.ErrWrongGateway)
 	case err != nil:
-		d.fail("encryption", "something between lets connections through but no TLS 1.3, or what listens there is no gateway",
-			unreachable(d.gateway.addr.URL, err))
-		return false
+		return "", "something between lets connections through but no TLS 1.3, or what listens there is no gateway", err
 	}
 	state := conn.ConnectionState()
+	_ = conn.Close()
 	cert := state.PeerCertificates[0]
-	text := tls.VersionName(state.Version) + ", " + describe(cert)
-	if pin != "" {
-		d.well("encryption", "%s, the key is the expected one, %s", text, socketxp.PinOf(cert))
-		return true
+	text = tls.VersionName(state.Version) + ", " + describe(cert)
+	if d.gateway.addr.KnownBy() != "" {
+		text += ", the key is the expected one, " + socketxp.PinOf(cert)
+	} else if time.Until(cert.NotAfter) < certificateWarns {
+		text += ", which is soon"
 	}
-	if left := time.Until(cert.NotAfter); left < certificateWarns {
-		d.warn("encryption", "have it renewed", "%s, which is soon", text)
-		return true
+	return text, "", nil
+}
+
+// links looks for the door that links go through.
+func (d *doctor) links(ctx context.Context) {
+	var failed []error
+	for _, by := range doors {
+		conn, err := d.gateway.probe(ctx, by)
+		if err != nil {
+			failed = append(failed, &doorError{by, err})
+			continue
+		}
+		_ = conn.Close()
+		if len(failed) == 0 {
+			d.well("links", "%s", byDoor(by))
+		} else {
+			d.warn("links", notDirect, "%s; not %v", byDoor(by), failed[0])
+		}
+		return
 	}
-	d.well("encryption", "%s", text)
-	return true
+	d.fail("links", "something between lets TLS through but neither what links begin with nor WebSockets",
+		unreachable(d.gateway.addr.URL, failure(failed)))
 }
 
 func describe(c *x509.Certificate) string {
@@ -399,7 +411,8 @@ func (d *doctor) clock(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*stepWithin)
 	defer cancel()
 	transport := &http.Transport{
-		Proxy: http.ProxyFromEnvironment, TLSClientConfig: d.gateway.tls.Clone(), DisableKeepAlives: true,
+		DialTLSContext:    func(ctx context.Context, _, _ string) (net.Conn, error) { return d.gateway.restTLS(ctx) },
+		DisableKeepAlives: true,
 	}
 	defer transport.CloseIdleConnections()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(d.gateway.addr.URL, "/")+"/api/v1/gateway", nil)

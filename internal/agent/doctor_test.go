@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,7 +59,7 @@ func TestDoctor(t *testing.T) {
 	if err := os.WriteFile(config, []byte(`{"tunnels": [{"destination": "`+gone.Destination.String()+`"}]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	network := map[string]Verdict{"proxy": Good, "name": Good, "connection": Good, "encryption": Good, "clock": Good, "gateway": Good}
+	network := map[string]Verdict{"proxy": Good, "name": Good, "connection": Good, "encryption": Good, "links": Good, "clock": Good, "gateway": Good}
 	with := func(more map[string]Verdict) map[string]Verdict {
 		all := map[string]Verdict{}
 		for _, m := range []map[string]Verdict{network, more} {
@@ -180,18 +179,12 @@ func TestDoctorOfALaptop(t *testing.T) {
 	put(t, p, nil)
 	found := diagnose(t, DoctorOptions{WorkDir: newDir(t).Path(), Profile: &p, Profiles: read(t)})
 	expect(t, found, map[string]Verdict{
-		"sign-in": Good, "proxy": Good, "name": Good, "connection": Good, "encryption": Good, "clock": Good, "gateway": Good,
+		"sign-in": Good, "proxy": Good, "name": Good, "connection": Good, "encryption": Good, "links": Good, "clock": Good, "gateway": Good,
 	})
 	p.ExpiresAt = time.Now().Add(-time.Hour)
 	if f := diagnose(t, DoctorOptions{WorkDir: newDir(t).Path(), Profile: &p, Profiles: read(t)})["sign-in"]; f.Verdict != Warning {
 		t.Errorf("%+v", f)
 	}
-	t.Run("R-04 a proxy's password stays out of it", func(t *testing.T) {
-		u, err := url.Parse("http://user:secret@proxy.example.com:3128")
-		if err != nil || proxyName(u) != "http://proxy.example.com:3128" {
-			t.Errorf("%s, %v", proxyName(u), err)
-		}
-	})
 }
 
 // TestWipe is C-13: nothing is left, but what is not ours.
