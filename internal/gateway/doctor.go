@@ -500,6 +500,9 @@ func (d *Doctor) checkPublicURL(ctx context.Context) {
 		d.bad(Warning, check, "if that is no load balancer of yours, the name leads to another machine", "who answers at %s has another key than this gateway", d.Config.PublicURL)
 	default:
 		d.good(check, "the gateway answers at %s", d.Config.PublicURL)
+		if d.leaf != nil && !leaf.Equal(d.leaf) { // one obtained by ACME, or that of a load balancer
+			d.judgeCertificate("certificate shown", leaf, "the certificate at "+d.Config.PublicURL)
+		}
 	}
 }
 

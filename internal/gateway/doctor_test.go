@@ -2,6 +2,10 @@ package gateway
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"maps"
 	"net"
@@ -89,6 +93,24 @@ func TestDoctorBesideAGateway(t *testing.T) {
 		}
 		if f := of(found, "public URL"); f.Verdict != Warning || !strings.Contains(f.Detail, "another key") {
 			t.Errorf("%+v", f)
+		}
+	})
+	t.Run("another certificate of the same key is shown, and ends soon", func(t *testing.T) {
+		own := must[tls.Certificate](t)(tls.LoadX509KeyPair(filepath.Join(cfg.DataDir, certFile), filepath.Join(cfg.DataDir, certKeyFile)))
+		template := *own.Leaf
+		template.NotAfter = time.Now().Add(24 * time.Hour)
+		key := own.PrivateKey.(*ecdsa.PrivateKey)
+		der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key))
+		shown := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		shown.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+		shown.StartTLS()
+		defer shown.Close()
+		f := of(diagnose(func(d *Doctor) { d.Config.PublicURL = shown.URL }), "certificate shown")
+		if f.Verdict != Warning || !strings.Contains(f.Detail, "ends") {
+			t.Errorf("%+v", f)
+		}
+		if f := of(found, "certificate shown"); f.Check != "" {
+			t.Errorf("the one of the files is judged twice: %+v", f)
 		}
 	})
 	t.Run("its metrics are elsewhere", func(t *testing.T) {
