@@ -19,6 +19,7 @@ type Device struct {
 	DisplayName string // free text, may be empty
 	Group       string // see CheckGroup; never empty
 	PublicKey   ed25519.PublicKey
+	KeySince    time.Time // when it became the device's key
 	CreatedAt   time.Time
 	CreatedBy   string    // user id: the maker of the token, or of the pre-registration
 	TokenID     string    // the token that registered it; empty if pre-registered
@@ -166,8 +167,25 @@ type DeviceStore interface {
 	RegisterDevice(ctx context.Context, r Registration, now time.Time, entry AuditEntry) (d Device, again bool, err error)
 	Device(ctx context.Context, accountID, id string) (Device, error)
 	DeviceByName(ctx context.Context, accountID, name string) (Device, error)
-	// DeviceByKey is for the control door, which knows no account yet.
-	DeviceByKey(ctx context.Context, key ed25519.PublicKey) (Device, error)
+	// DeviceByKey is for the control door, which knows no account yet. State says what
+	// the key is to the device, whose PublicKey is the current one.
+	DeviceByKey(ctx context.Context, key ed25519.PublicKey) (d Device, state DeviceKeyState, err error)
+	// StageKey makes a key the device's next one: from then on both are good. Staging
+	// the same again changes nothing. Current not the device's key, next known to be
+	// anybody's, or another key staged in the last KeyStageLife: ErrConflict.
+	StageKey(ctx context.Context, accountID, id string, s KeySuccession, entry AuditEntry) error
+	// PromoteKey makes the device's next key its current one: the one before is retired.
+	// ErrConflict if next is not staged.
+	PromoteKey(ctx context.Context, accountID, id string, next ed25519.PublicKey, entry AuditEntry) (Device, error)
+	// ReplaceKey gives the device that has, or had, a key a new one, retires all others,
+	// and ends quarantine and sequence. It takes one use of the token, as RegisterDevice
+	// does and with its errors; repeated with the same keys it changes nothing (again is
+	// true) and takes none. A key that the account has no device of: ErrNotFound. A new
+	// key that is known to be another's: ErrConflict.
+	ReplaceKey(ctx context.Context, r KeyReplacement, now time.Time, entry AuditEntry) (d Device, again bool, err error)
+	// KeyVouchers lists how the device's key came from the ones before, oldest first,
+	// as far back as each is vouched for by the one before it, at most MaxVouchers.
+	KeyVouchers(ctx context.Context, accountID, id string) ([]KeyVoucher, error)
 	// Devices lists a page of devices and the number of all that match.
 	Devices(ctx context.Context, accountID string, q DeviceQuery) (page []Device, total int, err error)
 	// UpdateDevice changes what u sets. A taken name is ErrConflict.

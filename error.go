@@ -30,6 +30,7 @@ const (
 	CodeDeviceOffline   Code = "device_offline" // no control channel of the device is open
 	CodeDeviceDisabled  Code = "device_disabled"
 	CodeQuarantined     Code = "device_quarantined" // a second holder of the device's key was found
+	CodeKeyRetired      Code = "key_retired"        // the device has another key by now
 	CodeDeviceUnknown   Code = "device_unknown"     // the device key is not registered (or the device was deleted)
 	CodeNotPublished    Code = "not_published"      // the device publishes no such destination
 	CodeDialFailed      Code = "dial_failed"        // the device could not reach the published destination

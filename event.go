@@ -16,6 +16,9 @@ const (
 	EventDeviceChanged    EventType = "device.changed"
 	EventDeviceDeleted    EventType = "device.deleted"
 	// EventDeviceQuarantined says that a second holder of a device's key was found.
+	EventDeviceKeyChanged EventType = "device.key_changed"
+	// EventDeviceKeyRetired says that somebody has shown a key that the device had once.
+	EventDeviceKeyRetired  EventType = "device.key_retired"
 	EventDeviceQuarantined EventType = "device.quarantined"
 	EventTokenCreated      EventType = "token.created"
 	EventTokenRevoked      EventType = "token.revoked"

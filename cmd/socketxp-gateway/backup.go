@@ -380,12 +380,16 @@ func (r restored) tell(w io.Writer, m gateway.Manifest) (err error) {
 	if c := r.carried; c != nil && r.unread == nil {
 		say("Carried over from the database that was there: %d tokens revoked, %d signing keys withdrawn, %d devices and %d users disabled%s.\n",
 			c.Tokens, c.Keys, len(c.Devices), len(c.Users), list(append(append([]string{}, c.Devices...), c.Users...)))
+		say("Devices in quarantine since then: %d%s; with the keys that they have changed to: %d%s.\n",
+			len(c.Quarantined), list(c.Quarantined), len(c.Rekeyed), list(c.Rekeyed))
 		say("Devices that were deleted since %s are back: %d%s.\n", since, len(c.Deleted), list(c.Deleted))
 		say("Users whose password was changed since then have the one of before: %d%s.\n", len(c.Passwords), list(c.Passwords))
 		return err
 	}
 	say("What happened after %s is not known any more. Check yourself:\n", since)
 	say("  devices that were deleted or disabled since then can connect again\n")
+	say("  devices that were put in quarantine since then are out of it\n")
+	say("  devices that have changed their keys since then are unknown by the new ones, and known by the old: delete those devices and log them in anew\n")
 	say("  users who were disabled or removed since then, and passwords of before, are good again\n")
 	say("  a signing key that was found to be compromised since then has to be withdrawn again\n")
 	say("  devices that were registered since then are unknown and have to log in again\n")

@@ -56,6 +56,7 @@ func newSettings(cmd *cobra.Command) *settings {
 	f.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text, json, or auto: text on a terminal")
 	f.BoolVar(&c.RevealTokens, "reveal-tokens", c.RevealTokens, "whether the text of a token can be shown again")
 	f.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "how long open links may go on when it stops")
+	f.DurationVar(&c.DeviceKeyLife, "device-key-life", c.DeviceKeyLife, "age at which a device is asked to change its key, such as 2160h; 0 for never")
 	f.DurationVar(&c.Heartbeat, "heartbeat", c.Heartbeat, "how long an idle agent may be silent: longer costs it less data, and a dead one is noticed later")
 	cmd.Flags().AddFlagSet(f)
 	cmd.Flags().StringVar(&s.file, "config", "", "YAML file with the same settings (_ for -)")

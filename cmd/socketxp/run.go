@@ -255,7 +255,7 @@ may work later; what is refused (4) will be again.`,
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.DisableDefaultCmd = true // ours says more
 	completeFlag(root, "profile", completeProfiles)
-	root.AddCommand(a.loginCommand(), a.connectCommand(), a.statusCommand(), a.tunnelCommand(), a.logoutCommand(),
+	root.AddCommand(a.loginCommand(), a.reloginCommand(), a.rotateKeyCommand(), a.connectCommand(), a.statusCommand(), a.tunnelCommand(), a.logoutCommand(),
 		a.signInCommand(), a.signOutCommand(), a.whoAmICommand(), a.profileCommand(),
 		a.doctorCommand(), a.sshCommand(), a.proxyCommand(), a.sshConfigCommand(), a.forwardCommand(),
 		a.devicesCommand(), a.groupsCommand(), a.tokensCommand(), a.sessionsCommand(), a.eventsCommand(), a.auditCommand(),

@@ -46,7 +46,7 @@ func (b *backoff) after(err error, lived time.Duration) (wait time.Duration, soo
 	}
 	least := no.RetryAfter
 	switch no.reason.Code {
-	case socketxp.CodeDeviceDisabled, socketxp.CodeQuarantined, socketxp.CodeDeviceUnknown, socketxp.CodeVersion, socketxp.CodeUnauthenticated:
+	case socketxp.CodeDeviceDisabled, socketxp.CodeQuarantined, socketxp.CodeKeyRetired, socketxp.CodeDeviceUnknown, socketxp.CodeVersion, socketxp.CodeUnauthenticated:
 		least = max(least, deniedWait)
 	case socketxp.CodeReplaced:
 		least = max(least, replacedWait)

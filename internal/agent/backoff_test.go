@@ -38,6 +38,7 @@ func TestBackoff(t *testing.T) {
 	}{
 		{socketxp.CodeDeviceDisabled, 0, 5 * time.Minute},
 		{socketxp.CodeQuarantined, 0, 5 * time.Minute},
+		{socketxp.CodeKeyRetired, 0, 5 * time.Minute},
 		{socketxp.CodeDeviceUnknown, 1, 5 * time.Minute},
 		{socketxp.CodeDeviceUnknown, 3600, time.Hour},
 		{socketxp.CodeReplaced, 0, time.Minute},

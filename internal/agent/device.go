@@ -104,11 +104,16 @@ type device struct {
 	ctx  context.Context
 	stop context.CancelCauseFunc
 
-	leaving sync.Mutex // one logout at a time; taken before mu
+	leaving  sync.Mutex // one logout at a time; taken before mu
+	changing sync.Mutex // one new key at a time; taken before mu
+	// working are the changes of the key that the gateway has asked for.
+	working sync.WaitGroup
+	kicked  chan struct{} // has one in it when it is worth trying to connect at once
 
-	mu        sync.Mutex // guards the following, and the names and pins in key
+	mu        sync.Mutex // guards the following, and key
 	now       connection
-	forgotten bool // the key was wiped
+	forgotten bool      // the key was wiped
+	keyAsked  time.Time // when the gateway asked for another key
 
 	// knowsMore has one in it when the gateway is known by other keys than it was told.
 	knowsMore chan struct{}
@@ -130,15 +135,21 @@ type deviceChannel struct {
 	// when it changes.
 	told      <-chan struct{}
 	loggedOut chan struct{} // closed when the gateway has forgotten the device
+
+	nonce      []byte               // for a change of the key; none if the gateway knows no such thing
+	keyAnswers chan control.Message // has room for one
+	end        context.CancelCauseFunc
+	ended      <-chan struct{}
 }
 
 // errLoggedOut is how an agent ends whose device was logged out.
 var errLoggedOut = &NotRegisteredError{socketxp.Errorf(socketxp.CodeDeviceUnknown, "this device was logged out")}
 
-func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
+// newDevice returns an agent that does nothing yet. Its stop must be called.
+func newDevice(ctx context.Context, key DeviceKey, o ConnectOptions) (*device, error) {
 	gw, err := o.Dir.gateway(key.Gateway)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	gw.remember(o.Dir, o.Log)
 	if o.betterFirst != 0 {
@@ -146,12 +157,12 @@ func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
 	}
 	executable, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
+		return nil, fmt.Errorf("find this program: %w", err)
 	}
 	d := &device{
 		dir: o.Dir, key: key, gateway: gw, version: o.Version, log: o.Log, options: o,
 		now:       connection{since: time.Now(), turned: make(chan struct{})},
-		knowsMore: make(chan struct{}, 1),
+		knowsMore: make(chan struct{}, 1), kicked: make(chan struct{}, 1),
 	}
 	forwards := &sshForwards{device: d, places: make(chan struct{}, maxDeviceForwards)}
 	d.tunnels = newPublications(func(t Tunnel) (*SSHServer, error) {
@@ -161,8 +172,16 @@ func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
 		})
 	})
 	d.ctx, d.stop = context.WithCancelCause(ctx)
-	defer d.stop(nil)
 	d.links = newLinks(d)
+	return d, nil
+}
+
+func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
+	d, err := newDevice(ctx, key, o)
+	if err != nil {
+		return err
+	}
+	defer d.stop(nil)
 	if _, err := d.tunnels.add(d.ctx, o.Tunnels); err != nil {
 		return err
 	}
@@ -180,6 +199,7 @@ func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
 	err = d.stayConnected()
 	d.stop(nil)
 	running.Wait()
+	d.working.Wait()
 	d.links.wait()
 	return err
 }
@@ -199,12 +219,15 @@ func (d *device) stayConnected() error {
 		wait, sooner := tries.after(err, time.Since(started))
 		d.turn(nil, err)
 		d.log.Debug("not connected", "err", err, "retry_in", wait.String())
-		if errors.As(err, new(*goAway)) {
+		switch {
+		case errors.As(err, new(*goAway)):
 			wait = 0 // it was waited for on the old channel
-		} else {
+		case errors.Is(err, errNewKey):
+			wait = 0
+		default:
 			d.options.Problem(err, wait)
 		}
-		pause(d.ctx, wait, sooner, nil)
+		pause(d.ctx, wait, sooner, d.kicked)
 	}
 }
 
@@ -242,16 +265,16 @@ func (d *device) serveChannel() error {
 	ctx, cancel := context.WithCancelCause(d.ctx)
 	defer cancel(nil)
 	report, changed := d.report()
-	d.mu.Lock()
-	key := d.key
-	d.mu.Unlock()
-	conn, welcome, err := d.dir.openDevice(ctx, d.gateway, key, report, d.version)
+	conn, welcome, err := d.openAny(ctx, report)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
 	d.keep(welcome)
-	c := &deviceChannel{conn: conn, told: changed, loggedOut: make(chan struct{})}
+	c := &deviceChannel{
+		conn: conn, told: changed, loggedOut: make(chan struct{}), nonce: welcome.Nonce, keyAnswers: make(chan control.Message, 1),
+		end: cancel, ended: ctx.Done(),
+	}
 	d.turn(c, nil)
 	d.log.Debug("connected", "gateway", d.gateway.addr.URL, "gateway_version", welcome.Gateway)
 	d.options.Connected()
@@ -261,7 +284,7 @@ func (d *device) serveChannel() error {
 	defer cancel(nil)
 	reporting.Go(func() { d.reportChanges(ctx, c, changed) })
 	reporting.Go(func() {
-		d.gateway.improve(ctx, key.Key, func() { cancel(&goAway{"there is a better way to it"}) })
+		d.gateway.improve(ctx, d.keyNow().Key, func() { cancel(&goAway{"there is a better way to it"}) })
 	})
 	for {
 		m, err := conn.Receive(ctx)
@@ -276,6 +299,13 @@ func (d *device) serveChannel() error {
 			d.links.take(ctx, conn, m)
 		case control.Refused:
 			return refused(m.Code, m.Message, m.Hint, m.RetryAfter)
+		case control.KeyDue:
+			d.keyIsDue()
+		case control.KeyStaged, control.KeyRefused:
+			select {
+			case c.keyAnswers <- m:
+			default: // nobody has asked
+			}
 		case control.GatewayKeys:
 			d.keepPins(m.Pins)
 		case control.GoAway:
@@ -437,7 +467,7 @@ func (d *device) sayLogout(ctx context.Context) error {
 
 // forget wipes what makes this machine the device.
 func (d *Dir) forget() error {
-	return errors.Join(d.wipe(keyFile), d.wipe(sequenceFileName), d.wipe(authoritiesFile))
+	return errors.Join(d.wipe(keyFile), d.wipe(nextKeyFile), d.wipe(sequenceFileName), d.wipe(authoritiesFile))
 }
 
 // Logout has the gateway forget the device, and wipes its key in any case. Told is

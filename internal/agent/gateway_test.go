@@ -52,11 +52,15 @@ type bed struct {
 	refusals []control.OfferRefused
 	// What the gateway is like: the tests set these through with.
 	registerProblem *api.Problem
-	loseAnswer      bool            // register, and close the connection in place of an answer
-	refuseDevice    control.Refused // if it has a code
-	keptHook        func([]byte)    // called with each value that a device says it has kept
-	gone            *bedDevice      // the last one that logged out
-	checkSequence   bool            // take every device for a second one
+	loseAnswer      bool                // register, and close the connection in place of an answer
+	refuseDevice    control.Refused     // if it has a code
+	retired         map[string]bool     // keys that devices had
+	asked           []ed25519.PublicKey // that devices wanted to have
+	refuseKey       control.KeyRefused  // if it has a code
+	problemOnce     *api.Problem
+	keptHook        func([]byte) // called with each value that a device says it has kept
+	gone            *bedDevice   // the last one that logged out
+	checkSequence   bool         // take every device for a second one
 	grantAs         func(*control.Granted)
 	arrived         func()        // called for each connection
 	pairs           []*relay.Pair // of all links
@@ -70,7 +74,8 @@ type bed struct {
 type bedDevice struct {
 	id, name, group string
 	key             ed25519.PublicKey
-	conn            *control.Conn // nil while offline
+	next            ed25519.PublicKey // nil for none
+	conn            *control.Conn     // nil while offline
 	report          control.Report
 	reports         int
 	shown           [][]byte // values of the sequence, in turn
@@ -111,7 +116,7 @@ func newBed(t *testing.T) *bed {
 		t: t, port: "0", cert: cert,
 		caFile: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
 		relay:  relay.New(relay.Options{Wait: 5 * time.Second}),
-		conns:  make(map[net.Conn]bool), devices: make(map[string]*bedDevice),
+		conns:  make(map[net.Conn]bool), devices: make(map[string]*bedDevice), retired: make(map[string]bool),
 		visitors: make(map[*control.Conn]control.Granted), offers: make(map[string]bedOffer),
 	}
 	b.start()
@@ -300,6 +305,10 @@ func (b *bed) register(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b.registrations++
+	if r.URL.Path == "/api/v1/relogin" {
+		b.relogin(w, r)
+		return
+	}
 	var req api.RegisterRequest
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 	err := json.NewDecoder(r.Body).Decode(&req)
@@ -331,6 +340,50 @@ func (b *bed) register(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(api.RegisterResponse{DeviceID: d.id, Name: d.name, Group: d.group, Again: again})
 }
 
+// relogin is POST /api/v1/relogin. The caller holds mu.
+func (b *bed) relogin(w http.ResponseWriter, r *http.Request) {
+	var req api.ReloginRequest
+	text := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if json.NewDecoder(r.Body).Decode(&req) != nil || len(req.OldKey) != ed25519.PublicKeySize || len(req.PublicKey) != ed25519.PublicKeySize {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	proof := socketxp.KeyReplaceProof(text, req.OldKey, req.PublicKey)
+	if !ed25519.Verify(req.OldKey, proof, req.OldProof) || !ed25519.Verify(req.PublicKey, proof, req.Proof) {
+		b.t.Error("a relogin is not signed by both keys")
+	}
+	b.asked = append(b.asked, req.PublicKey)
+	problem := b.registerProblem
+	if b.problemOnce != nil {
+		problem, b.problemOnce = b.problemOnce, nil
+	}
+	if problem != nil {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(problem.Status)
+		_ = json.NewEncoder(w).Encode(problem)
+		return
+	}
+	d := b.devices[string(req.OldKey)]
+	if d != nil {
+		b.rekey(d, req.PublicKey)
+	} else if d = b.devices[string(req.PublicKey)]; d == nil {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	if b.loseAnswer {
+		panic(http.ErrAbortHandler)
+	}
+	_ = json.NewEncoder(w).Encode(api.RegisterResponse{DeviceID: d.id, Name: d.name, Group: d.group})
+}
+
+// rekey gives a device another key; the one before is retired. The caller holds mu.
+func (b *bed) rekey(d *bedDevice, key ed25519.PublicKey) {
+	delete(b.devices, string(d.key))
+	b.retired[string(d.key)] = true
+	d.key, d.next = key, nil
+	b.devices[string(key)] = d
+}
+
 // control serves a control channel.
 func (b *bed) control(conn *tls.Conn) {
 	key, err := socketxp.PeerKey(conn.ConnectionState())
@@ -351,8 +404,19 @@ func (b *bed) control(conn *tls.Conn) {
 	}
 	b.mu.Lock()
 	d, no := b.devices[string(key)], b.refuseDevice
+	for _, other := range b.devices {
+		if other.next.Equal(key) {
+			d = other
+			b.rekey(d, key)
+		}
+	}
+	retired := b.retired[string(key)]
 	b.mu.Unlock()
-	if d == nil {
+	switch {
+	case d != nil:
+	case retired:
+		no = control.Refused{Code: socketxp.CodeKeyRetired, Message: "the device has a newer key"}
+	default:
 		no = control.Refused{Code: socketxp.CodeDeviceUnknown, Message: "the device is not registered here"}
 	}
 	if no.Code != "" {
@@ -385,7 +449,7 @@ func (b *bed) device(ctx context.Context, c *control.Conn, d *bedDevice) {
 				return
 			}
 			b.mu.Lock()
-			w := control.Welcome{Version: 1, Gateway: "bed", DeviceID: d.id, DeviceName: d.name, DeviceGroup: d.group, GatewayPins: b.pins}
+			w := control.Welcome{Version: 1, Gateway: "bed", DeviceID: d.id, DeviceName: d.name, DeviceGroup: d.group, Nonce: bedNonce, GatewayPins: b.pins}
 			b.mu.Unlock()
 			if c.Send(ctx, w) != nil {
 				return
@@ -399,6 +463,8 @@ func (b *bed) device(ctx context.Context, c *control.Conn, d *bedDevice) {
 			if ok {
 				_ = o.visitor.Send(ctx, control.LinkRefused{Visit: visitNumber, Link: o.link, Code: m.Code, Message: m.Message})
 			}
+		case control.KeyChange:
+			b.keyChange(ctx, c, d, m)
 		case control.Logout:
 			b.with(func() {
 				b.gone = d
@@ -406,6 +472,30 @@ func (b *bed) device(ctx context.Context, c *control.Conn, d *bedDevice) {
 			})
 			_ = c.Send(ctx, control.LoggedOut{})
 		}
+	}
+}
+
+// bedNonce is what a change of the key is signed with.
+var bedNonce = bytes.Repeat([]byte{3}, control.NonceSize)
+
+func (b *bed) keyChange(ctx context.Context, c *control.Conn, d *bedDevice, m control.KeyChange) {
+	b.mu.Lock()
+	b.asked = append(b.asked, m.Next)
+	if !ed25519.Verify(m.Next, socketxp.KeyChangeProof(d.id, d.key, m.Next, bedNonce), m.Proof) || !ed25519.Verify(d.key, socketxp.KeyVouch(d.id, d.key, m.Next), m.Vouch) {
+		b.t.Error("a change of the key is not signed by both keys")
+	}
+	no, lose := b.refuseKey, b.loseAnswer
+	if no.Code == "" {
+		d.next = m.Next
+	}
+	b.mu.Unlock()
+	switch {
+	case no.Code != "":
+		_ = c.Send(ctx, no)
+	case lose:
+		_ = c.Close()
+	default:
+		_ = c.Send(ctx, control.KeyStaged{Next: m.Next})
 	}
 }
 

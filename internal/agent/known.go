@@ -62,12 +62,14 @@ func validFingerprint(s string) bool {
 }
 
 // know compares a device with what was seen of it before, and writes it down if it
-// is new. ByName says that it was asked for by its name: then another device of
-// that name is a stranger, too.
-func (d *Dir) know(ctx context.Context, gatewayURL, id, name string, key ed25519.PublicKey, byName bool) error {
+// is new. A key that was seen before may vouch for the one of now, by the vouchers that
+// the gateway brings and can't make. ByName says that it was asked for by its name:
+// then another device of that name is a stranger, too.
+func (d *Dir) know(ctx context.Context, gatewayURL, id, name string, key ed25519.PublicKey, vouchers []socketxp.KeyVoucher, byName bool) error {
+	follows := func(known string) bool { return socketxp.FollowsKey(id, known, vouchers, key) }
 	this := knownDevice{gatewayURL, id, name, socketxp.Fingerprint(key)}
 	// The file is replaced as a whole: to look needs no lock.
-	if known, _, err := d.withDevice(this, byName); err != nil || known {
+	if known, _, err := d.withDevice(this, follows, byName); err != nil || known {
 		return err
 	}
 	release, err := d.lockKnown(ctx)
@@ -75,7 +77,7 @@ func (d *Dir) know(ctx context.Context, gatewayURL, id, name string, key ed25519
 		return err
 	}
 	defer release()
-	known, text, err := d.withDevice(this, byName)
+	known, text, err := d.withDevice(this, follows, byName)
 	if err != nil || known {
 		return err
 	}
@@ -83,8 +85,9 @@ func (d *Dir) know(ctx context.Context, gatewayURL, id, name string, key ed25519
 }
 
 // withDevice returns known_devices with this device in it, or known if that is how
-// it is already. It is an error if the device is known by another key.
-func (d *Dir) withDevice(this knownDevice, byName bool) (known bool, text string, err error) {
+// it is already. It is an error if the device is known by another key that its own does
+// not follow.
+func (d *Dir) withDevice(this knownDevice, follows func(fingerprint string) bool, byName bool) (known bool, text string, err error) {
 	file := d.file(knownFile)
 	data, err := d.read(knownFile, maxKnown, true)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -103,14 +106,14 @@ func (d *Dir) withDevice(this knownDevice, byName bool) (known bool, text string
 		return k.gateway == this.gateway && k.name == this.name && k.id != this.id
 	})
 	switch {
-	case at >= 0 && all[at].fingerprint != this.fingerprint:
+	case at >= 0 && all[at].fingerprint != this.fingerprint && !follows(all[at].fingerprint):
 		return false, "", changedKey(file, at, fmt.Sprintf("the device %s (%s)", this.name, this.id), all[at].fingerprint, this.fingerprint)
 	case at < 0 && byName && namesake >= 0:
 		return false, "", changedKey(file, namesake, "the device named "+this.name, all[namesake].fingerprint, this.fingerprint)
 	case at >= 0 && all[at] == this:
 		return true, "", nil
 	case at >= 0:
-		lines[at] = this.String() // renamed
+		lines[at] = this.String() // renamed, or with a new key
 	default:
 		lines = append(lines, this.String())
 	}

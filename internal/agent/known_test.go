@@ -32,7 +32,7 @@ func TestKnow(t *testing.T) {
 	id, key := socketxp.NewID(time.Now()), newPublicKey(t)
 	check := func(want string, gateway, id, name string, key ed25519.PublicKey, byName bool) {
 		t.Helper()
-		err := dir.know(t.Context(), gateway, id, name, key, byName)
+		err := dir.know(t.Context(), gateway, id, name, key, nil, byName)
 		var e *socketxp.Error
 		if got := err != nil; got != (want != "") || got && (!errors.As(err, &e) || !strings.Contains(err.Error()+e.Hint, want)) {
 			t.Errorf("%v, want %q", err, want)
@@ -72,13 +72,67 @@ func TestKnow(t *testing.T) {
 	})
 }
 
+func TestKnowFollowsKeys(t *testing.T) {
+	dir := newDir(t)
+	id := socketxp.NewID(time.Now())
+	var keys []ed25519.PublicKey
+	var chain []socketxp.KeyVoucher
+	var last ed25519.PrivateKey
+	for i := range 4 {
+		public, private, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			chain = append(chain, socketxp.KeyVoucher{Key: keys[i-1], Vouch: ed25519.Sign(last, socketxp.KeyVouch(id, keys[i-1], public))})
+		}
+		keys, last = append(keys, public), private
+	}
+	know := func(key ed25519.PublicKey, chain []socketxp.KeyVoucher) bool {
+		return dir.know(t.Context(), knownGateway, id, "sensor", key, chain, true) == nil
+	}
+	stranger := newPublicKey(t)
+	forged := []socketxp.KeyVoucher{{Key: keys[0], Vouch: chain[1].Vouch}}
+	for _, step := range []struct {
+		name  string
+		key   ed25519.PublicKey
+		chain []socketxp.KeyVoucher
+		want  bool
+	}{
+		{"the first contact", keys[0], nil, true},
+		{"another key by the gateway's word alone", keys[1], nil, false},
+		{"another key with somebody else's voucher", keys[1], forged, false},
+		{"another key at the end of a chain of others", stranger, chain, false},
+		{"the key that the known one vouches for", keys[1], chain[:1], true},
+		{"back to the one before", keys[0], nil, false},
+		{"back, with all vouchers", keys[0], chain, false},
+		{"two keys further on", keys[3], chain, true},
+		{"that one again", keys[3], nil, true},
+		{"the chain without its last link", stranger, chain[:2], false},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			before, _ := os.ReadFile(dir.file(knownFile))
+			if got := know(step.key, step.chain); got != step.want {
+				t.Errorf("taken: %v", got)
+			}
+			after, err := os.ReadFile(dir.file(knownFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if step.want && !strings.Contains(string(after), socketxp.Fingerprint(step.key)) || !step.want && string(after) != string(before) {
+				t.Errorf("it remembers %q", after)
+			}
+		})
+	}
+}
+
 func TestKnowAtOnce(t *testing.T) {
 	dir := newDir(t)
 	key := newPublicKey(t)
 	var all sync.WaitGroup
 	for i := range 20 {
 		all.Go(func() {
-			if err := dir.know(t.Context(), knownGateway, socketxp.NewID(time.Now()), fmt.Sprintf("d%d", i), key, true); err != nil {
+			if err := dir.know(t.Context(), knownGateway, socketxp.NewID(time.Now()), fmt.Sprintf("d%d", i), key, nil, true); err != nil {
 				t.Error(err)
 			}
 			if err := dir.knowSSHHost(t.Context(), sshHosts(3000+i), ""); err != nil {

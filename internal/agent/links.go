@@ -102,7 +102,7 @@ func (l *links) serve(t *publication, o control.Offer) error {
 	if err != nil {
 		return &dialDoorError{err}
 	}
-	end, err := link.Serve(t.ctx, raw, o.Ticket, l.device.key.Key, ed25519.PublicKey(o.VisitorKey), o.Destination)
+	end, err := link.Serve(t.ctx, raw, o.Ticket, l.device.keyNow().Key, ed25519.PublicKey(o.VisitorKey), o.Destination)
 	if err != nil {
 		l.device.gateway.ways.doubt() // it may have been the way
 		return err

@@ -24,6 +24,9 @@ const (
 	// localLimit is how long a command may take to say what it wants, and the agent to
 	// hand over a reply.
 	localLimit = 10 * time.Second
+	// askLimit is how long a command waits for an answer for which the agent has to ask
+	// the gateway: longer than loginLimit, the longest of those.
+	askLimit = loginLimit + 20*time.Second
 	// maxSocketPath is the shortest limit of the systems for a socket's name (macOS).
 	maxSocketPath = 103
 )
@@ -33,11 +36,17 @@ const (
 	opStatus  = "status"
 	opPublish = "publish" // until the command closes the connection
 	opLogout  = "logout"
+	opRotate  = "rotate"
+	opRelogin = "relogin"
 )
 
 type localRequest struct {
 	Op      string        `json:"op"`
 	Tunnels []localTunnel `json:"tunnels,omitempty"`
+	// Of a relogin.
+	Token string `json:"token,omitempty"`
+	Name  string `json:"name,omitempty"`
+	Group string `json:"group,omitempty"`
 }
 
 type localTunnel struct {
@@ -68,7 +77,14 @@ type localError struct {
 	Code    socketxp.Code `json:"code"`
 	Message string        `json:"message"`
 	Hint    string        `json:"hint,omitempty"`
+	// Of says whose error it is: the gateway's refusal, or that it was not reached.
+	Of string `json:"of,omitempty"`
 }
+
+const (
+	ofRefused     = "refused"
+	ofUnreachable = "unreachable"
+)
 
 func newLocalError(err error) *localError {
 	l := &localError{Code: socketxp.CodeOf(err), Message: err.Error()}
@@ -76,12 +92,23 @@ func newLocalError(err error) *localError {
 	if errors.As(err, &e) {
 		l.Hint = e.Hint
 	}
+	switch {
+	case errors.As(err, new(*RefusedError)):
+		l.Of = ofRefused
+	case errors.As(err, new(*UnreachableError)):
+		l.Of = ofUnreachable
+	}
 	return l
 }
 
 func (l *localError) err() error {
 	e := &socketxp.Error{Code: l.Code, Message: l.Message, Hint: l.Hint}
-	if l.Code == socketxp.CodeDeviceUnknown {
+	switch {
+	case l.Of == ofRefused:
+		return &RefusedError{reason: e}
+	case l.Of == ofUnreachable:
+		return &UnreachableError{e}
+	case l.Code == socketxp.CodeDeviceUnknown:
 		return &NotRegisteredError{e}
 	}
 	return e
@@ -204,6 +231,19 @@ func (d *device) serveCommand(c *localConn) {
 			reply.Trouble = told.Error()
 		}
 		_ = c.send(reply)
+	case opRotate, opRelogin:
+		do := func() error { return d.rotate(context.WithoutCancel(d.ctx)) }
+		if r.Op == opRelogin {
+			do = func() error {
+				return d.relogin(context.WithoutCancel(d.ctx), ReloginOptions{Token: r.Token, Name: r.Name, Group: r.Group})
+			}
+		}
+		if err := do(); err != nil {
+			_ = c.send(localReply{Error: newLocalError(err)})
+			return
+		}
+		s := d.status()
+		_ = c.send(localReply{Status: &s})
 	default:
 		_ = c.send(localReply{Error: newLocalError(hinted("end it, and start this version", "the agent that runs is of another version"))})
 	}
@@ -310,7 +350,7 @@ func join(ctx context.Context, o ConnectOptions) error {
 
 // askLogout has the agent that runs log the device out.
 func askLogout(ctx context.Context, dir *Dir) (told, err error) {
-	reply, err := dir.askOnce(ctx, opLogout)
+	reply, err := dir.askOnce(ctx, localRequest{Op: opLogout})
 	switch {
 	case err != nil:
 		return nil, err
@@ -323,15 +363,15 @@ func askLogout(ctx context.Context, dir *Dir) (told, err error) {
 }
 
 // askOnce sends a request and returns the one reply.
-func (d *Dir) askOnce(ctx context.Context, op string) (localReply, error) {
+func (d *Dir) askOnce(ctx context.Context, r localRequest) (localReply, error) {
 	var reply localReply
-	c, err := d.ask(ctx, localRequest{Op: op})
+	c, err := d.ask(ctx, r)
 	if err != nil {
 		return reply, err
 	}
 	defer func() { _ = c.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+	_ = c.SetReadDeadline(time.Now().Add(askLimit))
 	if err := c.receive(&reply); err != nil {
 		return reply, fmt.Errorf("ask the agent that runs: %w", err)
 	}

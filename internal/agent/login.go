@@ -131,8 +131,6 @@ func (d *Dir) keyFor(addr socketxp.GatewayAddress) (k DeviceKey, fresh bool, err
 
 // register asks the gateway to register the key.
 func register(ctx context.Context, gw *gateway, key ed25519.PrivateKey, o LoginOptions) (api.RegisterResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, loginLimit)
-	defer cancel()
 	public, _ := key.Public().(ed25519.PublicKey)
 	request := api.RegisterRequest{
 		PublicKey: public,
@@ -144,9 +142,18 @@ func register(ctx context.Context, gw *gateway, key ed25519.PrivateKey, o LoginO
 			request.NameHint = socketxp.MakeLabel(host)
 		}
 	}
-	client := api.NewClientBy(gw.addr, gw.restTLS, o.Token)
+	return askRegistration(ctx, gw, o.Token, func(ctx context.Context, client *api.Client) (api.RegisterResponse, error) {
+		return client.Register(ctx, request)
+	})
+}
+
+// askRegistration has the gateway answer who this device is.
+func askRegistration(ctx context.Context, gw *gateway, token string, ask func(context.Context, *api.Client) (api.RegisterResponse, error)) (api.RegisterResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, loginLimit)
+	defer cancel()
+	client := api.NewClientBy(gw.addr, gw.restTLS, token)
 	defer client.Close()
-	answer, err := client.Register(ctx, request)
+	answer, err := ask(ctx, client)
 	var no *socketxp.Error
 	var away *UnreachableError
 	switch {

@@ -163,7 +163,11 @@ func (v *visitor) check(ctx context.Context, m control.Granted) error {
 		dest.Port != v.DevicePort || v.DeviceHost != "" && dest.Host != strings.ToLower(v.DeviceHost):
 		return errors.New("the gateway granted something else than was asked for")
 	}
-	if err := v.Dir.know(ctx, v.gateway.addr.URL, m.DeviceID, m.DeviceName, m.DeviceKey, v.DeviceName != ""); err != nil {
+	vouchers := make([]socketxp.KeyVoucher, 0, len(m.Vouchers))
+	for _, w := range m.Vouchers {
+		vouchers = append(vouchers, socketxp.KeyVoucher{Key: w.Key, Vouch: w.Vouch})
+	}
+	if err := v.Dir.know(ctx, v.gateway.addr.URL, m.DeviceID, m.DeviceName, m.DeviceKey, vouchers, v.DeviceName != ""); err != nil {
 		return err
 	}
 	v.deviceID = m.DeviceID // never another one of the same name, as long as this runs

@@ -67,7 +67,7 @@ func GetStatus(ctx context.Context, dir *Dir) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	reply, err := dir.askOnce(ctx, opStatus)
+	reply, err := dir.askOnce(ctx, localRequest{Op: opStatus})
 	switch {
 	case errors.Is(err, errNoAgent):
 		return newStatus(key), nil

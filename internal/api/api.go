@@ -49,6 +49,15 @@ type RegisterRequest struct {
 	Group     string `json:"group,omitempty" doc:"group asked for" maxLength:"200"`
 }
 
+// ReloginRequest gives a device a new key. Both keys sign "socketxp-key-replace/1",
+// a NUL, what the new key would sign to register, and the old key.
+type ReloginRequest struct {
+	OldKey    []byte `json:"old_key" doc:"a public key that the device has or had, 32 bytes" maxLength:"44"`
+	OldProof  []byte `json:"old_proof" doc:"signature by that key over \"socketxp-key-replace/1\", a NUL, \"socketxp-registration/1\", a NUL, the SHA-256 of the token, the new public key and the old one" maxLength:"88"`
+	PublicKey []byte `json:"public_key" doc:"the new Ed25519 public key, 32 bytes" maxLength:"44"`
+	Proof     []byte `json:"proof" doc:"signature by the new key over the same" maxLength:"88"`
+}
+
 // RegisterResponse is the device as it is registered now.
 type RegisterResponse struct {
 	DeviceID string `json:"device_id"`

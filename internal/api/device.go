@@ -26,6 +26,7 @@ type Device struct {
 	Group            string       `json:"group"`
 	Status           DeviceStatus `json:"status" enum:"online,offline,disabled,quarantined"`
 	Online           bool         `json:"online" doc:"its control channel is open"`
+	KeySince         time.Time    `json:"key_since" doc:"when it got its key"`
 	Fingerprint      string       `json:"fingerprint" doc:"of its key, as ssh shows keys"`
 	CreatedAt        time.Time    `json:"created_at"`
 	CreatedBy        string       `json:"created_by" doc:"user id"`
@@ -122,7 +123,7 @@ func NewDevice(d socketxp.Device, online bool) Device {
 	}
 	out := Device{
 		ID: d.ID, Name: d.Name, DisplayName: d.DisplayName, Group: d.Group, Status: status, Online: online,
-		Fingerprint: socketxp.Fingerprint(d.PublicKey), CreatedAt: d.CreatedAt, CreatedBy: d.CreatedBy, TokenID: d.TokenID,
+		Fingerprint: socketxp.Fingerprint(d.PublicKey), KeySince: d.KeySince, CreatedAt: d.CreatedAt, CreatedBy: d.CreatedBy, TokenID: d.TokenID,
 		DisabledAt: timeOf(d.DisabledAt), QuarantinedAt: timeOf(d.QuarantinedAt), QuarantineReason: d.QuarantineReason, LastSeenAt: timeOf(d.LastSeenAt), RemoteAddr: d.RemoteAddr,
 		OS: d.Facts.OS, Arch: d.Facts.Arch, Kernel: d.Facts.Kernel, Hostname: d.Facts.Hostname, Version: d.Facts.Version,
 		LocalAddrs: d.Facts.LocalAddrs, SSHHostKey: d.SSHHostKey, Tunnels: make([]Tunnel, 0, len(d.Tunnels)),

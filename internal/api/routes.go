@@ -27,6 +27,12 @@ func (c *Client) Register(ctx context.Context, r RegisterRequest) (RegisterRespo
 	return get[RegisterResponse](ctx, c, http.MethodPost, "/register", nil, r)
 }
 
+// Relogin gives a device a new key. The client's credential is a registration or
+// basic token.
+func (c *Client) Relogin(ctx context.Context, r ReloginRequest) (RegisterResponse, error) {
+	return get[RegisterResponse](ctx, c, http.MethodPost, "/relogin", nil, r)
+}
+
 // SetUpState says whether the gateway waits for its first owner.
 func (c *Client) SetUpState(ctx context.Context) (SetUpState, error) {
 	return get[SetUpState](ctx, c, http.MethodGet, "/setup", nil, nil)

@@ -85,10 +85,13 @@ func (m Welcome) check() error {
 		return errors.New("the heartbeat is not 10 to 900 seconds")
 	}
 	if m.DeviceID == "" { // a visitor's
-		if m.DeviceName != "" || m.DeviceGroup != "" {
+		if m.DeviceName != "" || m.DeviceGroup != "" || len(m.Nonce) != 0 {
 			return errors.New("a device is named without its id")
 		}
 		return nil
+	}
+	if len(m.Nonce) != 0 && len(m.Nonce) != NonceSize {
+		return errors.New("the nonce is not 32 bytes")
 	}
 	if err := checkIDs(m.DeviceID); err != nil {
 		return err
@@ -98,6 +101,19 @@ func (m Welcome) check() error {
 	}
 	return socketxp.CheckGroup(m.DeviceGroup)
 }
+
+func (KeyDue) check() error { return nil }
+
+func (m KeyChange) check() error {
+	return errors.Join(
+		checkSize("next key", m.Next, ed25519.PublicKeySize),
+		checkSize("proof", m.Proof, ed25519.SignatureSize),
+		checkSize("vouch", m.Vouch, ed25519.SignatureSize),
+	)
+}
+
+func (m KeyStaged) check() error  { return checkSize("next key", m.Next, ed25519.PublicKeySize) }
+func (m KeyRefused) check() error { return checkReason(m.Code, m.Message, m.Hint) }
 
 func (m Refused) check() error {
 	if err := checkRetry(m.RetryAfter); err != nil {
@@ -178,6 +194,14 @@ func (m Granted) check() error {
 	}
 	if m.ExpiresAt.IsZero() {
 		return errors.New("the grant has no end")
+	}
+	if len(m.Vouchers) > socketxp.MaxVouchers {
+		return errors.New("there are more than 32 vouchers")
+	}
+	for _, v := range m.Vouchers {
+		if err := errors.Join(checkSize("key", v.Key, ed25519.PublicKeySize), checkSize("vouch", v.Vouch, ed25519.SignatureSize)); err != nil {
+			return err
+		}
 	}
 	if err := checkIDs(m.SessionID, m.DeviceID); err != nil {
 		return err
@@ -284,6 +308,9 @@ func tidy(m Message) Message {
 		return m
 	case OfferRefused:
 		m.Message = printable(m.Message, maxText)
+		return m
+	case KeyRefused:
+		m.Message, m.Hint = printable(m.Message, maxText), printable(m.Hint, maxText)
 		return m
 	case Ended:
 		m.Message, m.Hint = printable(m.Message, maxText), printable(m.Hint, maxText)

@@ -31,6 +31,8 @@ const (
 var (
 	ticket = bytes.Repeat([]byte{7}, socketxp.LinkTicketSize)
 	pubKey = bytes.Repeat([]byte{9}, ed25519.PublicKeySize)
+
+	signature = bytes.Repeat([]byte{5}, ed25519.SignatureSize)
 )
 
 // Two pins of a gateway's keys.
@@ -52,7 +54,7 @@ var samples = []Message{
 		GatewayKnownBy: aPin + " " + anotherPin,
 		Sequence:       ticket, // of the same size
 	},
-	Welcome{Version: 1, Gateway: "1.0", DeviceID: anID, DeviceName: "sensor12345", DeviceGroup: "temp-sensor", GatewayPins: []string{aPin, anotherPin}, Heartbeat: 60},
+	Welcome{Version: 1, Gateway: "1.0", DeviceID: anID, DeviceName: "sensor12345", DeviceGroup: "temp-sensor", Nonce: pubKey, GatewayPins: []string{aPin, anotherPin}, Heartbeat: 60},
 	Refused{Code: socketxp.CodeDeviceDisabled, Message: "the device is disabled", Hint: "ask an owner", RetryAfter: 60},
 	GoAway{Message: "the gateway restarts", RetryAfter: 5},
 	Offer{SessionID: anID, Ticket: ticket, VisitorKey: pubKey, Destination: "tcp://localhost:22"},
@@ -62,6 +64,7 @@ var samples = []Message{
 	Visit{Visit: 1, Token: "a.b.c", DeviceName: "sensor12345", Host: "localhost", Port: 22},
 	Granted{
 		Visit: 1, SessionID: anotherID, DeviceID: anID, DeviceName: "sensor12345", DeviceKey: pubKey, SSHHostKey: "ssh-ed25519 AAAA",
+		Vouchers:    []Voucher{{Key: pubKey, Vouch: signature}, {Key: pubKey, Vouch: signature}},
 		Destination: "tcp://localhost:22", SSH: true, ExpiresAt: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC),
 	},
 	Ended{Visit: 1, Code: socketxp.CodeSessionEnded, Message: "ended", Hint: "ask"},
@@ -74,6 +77,10 @@ var samples = []Message{
 	SequenceKept{Next: ticket},
 	SequenceCheck{Nonce: pubKey}, // of the same size
 	SequenceHeld{Nonce: pubKey},
+	KeyDue{},
+	KeyChange{Next: pubKey, Proof: signature, Vouch: signature},
+	KeyStaged{Next: pubKey},
+	KeyRefused{Code: socketxp.CodeConflict, Message: "no", Hint: "later"},
 }
 
 // sampleFor returns a good message of r's type as it is on a channel of role.
@@ -88,6 +95,7 @@ func sampleFor(r *rule, role Role) Message {
 			return m
 		case Welcome:
 			if role == RoleVisitor {
+				m.Nonce = nil
 				m.DeviceID, m.DeviceName, m.DeviceGroup = "", "", ""
 			}
 			return m

@@ -82,12 +82,40 @@ type Welcome struct {
 	Heartbeat int `json:"heartbeat,omitempty"`
 	// GatewayPins are as in GatewayKeys.
 	GatewayPins []string `json:"gateway_pins,omitempty"`
+	// Nonce is what a KeyChange on this channel is signed with; of a device alone.
+	Nonce []byte `json:"nonce,omitempty"`
 }
 
 // GatewayKeys says which keys the gateway may prove from now on: that of today and,
 // if it is about to change it, the next.
 type GatewayKeys struct {
 	Pins []string `json:"pins"` // socketxp.PinOf; one or two
+}
+
+// KeyDue asks a device to change its key when it can.
+type KeyDue struct{}
+
+// KeyChange tells the gateway the key that a device will have next. Both keys sign.
+type KeyChange struct {
+	Next []byte `json:"next"`
+	// Proof is the next key's signature over socketxp.KeyChangeProof with the Welcome's
+	// nonce: the device has the key, now and on this channel.
+	Proof []byte `json:"proof"`
+	// Vouch is the current key's over socketxp.KeyVouch: for visitors who know that one.
+	Vouch []byte `json:"vouch"`
+}
+
+// KeyStaged says that the gateway lets the device in with its next key, too; the
+// first time that it does, the current one ends.
+type KeyStaged struct {
+	Next []byte `json:"next"`
+}
+
+// KeyRefused is the gateway's no to a KeyChange. The current key stays.
+type KeyRefused struct {
+	Code    socketxp.Code `json:"code"`
+	Message string        `json:"message"`
+	Hint    string        `json:"hint,omitempty"`
 }
 
 // Refused says why the gateway ends the channel; nothing follows it.
@@ -139,15 +167,24 @@ type Visit struct {
 
 // Granted says yes to a Visit.
 type Granted struct {
-	Visit       uint32    `json:"visit"`
-	SessionID   string    `json:"session_id"`
-	DeviceID    string    `json:"device_id"`
-	DeviceName  string    `json:"device_name"`
-	DeviceKey   []byte    `json:"device_key"` // Ed25519
+	Visit      uint32 `json:"visit"`
+	SessionID  string `json:"session_id"`
+	DeviceID   string `json:"device_id"`
+	DeviceName string `json:"device_name"`
+	DeviceKey  []byte `json:"device_key"` // Ed25519
+	// Vouchers are the keys that the device had before, oldest first: each vouches for
+	// the next one, the last for DeviceKey.
+	Vouchers    []Voucher `json:"vouchers,omitempty"`
 	SSHHostKey  string    `json:"ssh_host_key,omitempty"`
 	Destination string    `json:"destination"`
 	SSH         bool      `json:"ssh,omitempty"`
 	ExpiresAt   time.Time `json:"expires_at"`
+}
+
+// Voucher is a socketxp.KeyVoucher in its wire form.
+type Voucher struct {
+	Key   []byte `json:"key"`
+	Vouch []byte `json:"vouch"`
 }
 
 // Ended says no to a Visit, or that a granted one is over.

@@ -16,11 +16,11 @@ import (
 //
 //   - 1: the first
 //   - 2: GatewayKeys
-//   - 3: the sequence of a device
+//   - 3: the sequence of a device, and the change of its key
 const (
 	Version       = 3
 	OldestVersion = 1
-	// SequenceVersion is the first with the sequence of a device.
+	// SequenceVersion is the first with the sequence of a device and the change of its key.
 	SequenceVersion = 3
 )
 
@@ -93,9 +93,13 @@ var rules = []rule{
 	{0x25, "SequenceKept", SequenceKept{}, agentSide, reported, 0, 0, 256, strict[SequenceKept]},
 	{0x26, "SequenceCheck", SequenceCheck{}, gatewaySide, reported, 0, 0, 256, strict[SequenceCheck]},
 	{0x27, "SequenceHeld", SequenceHeld{}, agentSide, reported, 0, 0, 256, strict[SequenceHeld]},
+	{0x28, "KeyDue", KeyDue{}, gatewaySide, open | leaving, 0, 0, 64, strict[KeyDue]},
+	{0x29, "KeyChange", KeyChange{}, agentSide, open, 0, 0, 512, strict[KeyChange]},
+	{0x2a, "KeyStaged", KeyStaged{}, gatewaySide, open | leaving, 0, 0, 256, strict[KeyStaged]},
+	{0x2b, "KeyRefused", KeyRefused{}, gatewaySide, open | leaving, 0, 0, 8 << 10, strict[KeyRefused]},
 
 	{0x30, "Visit", Visit{}, agentSide, 0, visitStarted, 0, 8 << 10, strict[Visit]},
-	{0x31, "Granted", Granted{}, gatewaySide, 0, open, 0, 8 << 10, strict[Granted]},
+	{0x31, "Granted", Granted{}, gatewaySide, 0, open, 0, 16 << 10, strict[Granted]},
 	{0x32, "Ended", Ended{}, gatewaySide, 0, open, 0, 8 << 10, strict[Ended]},
 	{0x33, "Leave", Leave{}, agentSide, 0, visitStarted, 0, 256, strict[Leave]},
 	{0x34, "LinkRequest", LinkRequest{}, agentSide, 0, visitStarted, 0, 256, strict[LinkRequest]},

@@ -328,12 +328,19 @@ var refuseFields = map[string][]string{
 		`"gateway_known_by":"` + aPin + ` ` + aPin + `"`, `"gateway_known_by":"` + aPin + ` authorities"`, `"gateway_known_by":"` + aPin + `\n"`,
 		`"sequence":"AAAA"`, `"sequence":"!"`, `"sequence":[1]`, `"sequence":"AAAAAAAAAAAAAAAAAAAAAAA="`,
 	},
+	"KeyDue": {`"new":1`},
+	"KeyChange": {
+		`"next":""`, `"next":null`, `"next":"AAAA"`, `"proof":""`, `"proof":null`, `"proof":"AAAA"`, `"vouch":""`, `"vouch":null`, `"vouch":"AAAA"`,
+		`"new":1`, `"Next":"CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk="`,
+	},
+	"KeyStaged":     {`"next":""`, `"next":null`, `"next":"AAAA"`, `"new":1`},
+	"KeyRefused":    append([]string{`"new":1`}, badReasons...),
 	"SequenceNext":  {`"next":""`, `"next":null`, `"next":"AAAA"`, `"next":[1]`, `"new":1`, `"Next":"BwcHBwcHBwcHBwcHBwcHBw=="`},
 	"SequenceKept":  {`"next":""`, `"next":null`, `"next":"AAAA"`, `"new":1`},
 	"SequenceCheck": {`"nonce":""`, `"nonce":null`, `"nonce":"BwcHBwcHBwcHBwcHBwcHBw=="`, `"new":1`},
 	"SequenceHeld":  {`"nonce":""`, `"nonce":null`, `"nonce":"BwcHBwcHBwcHBwcHBwcHBw=="`, `"new":1`},
 	"Welcome": {
-		`"version":0`, fmt.Sprintf(`"version":%d`, Version+1), `"gateway":"\n"`, `"device_id":"x"`, `"device_id":""`, `"device_name":"X"`, `"device_name":""`,
+		`"version":0`, fmt.Sprintf(`"version":%d`, Version+1), `"gateway":"\n"`, `"nonce":"AAAA"`, `"nonce":[1]`, `"device_id":"x"`, `"device_id":""`, `"device_name":"X"`, `"device_name":""`,
 		`"device_group":""`, `"device_group":"../x"`, `"gateway_pins":[]`, `"gateway_pins":["x"]`, `"gateway_pins":"` + aPin + `"`,
 		`"heartbeat":-1`, `"heartbeat":9`, `"heartbeat":901`, `"heartbeat":24.5`, `"heartbeat":9223372037`,
 	},
@@ -358,7 +365,9 @@ var refuseFields = map[string][]string{
 		`"port":0`, `"port":-22`, `"port":65536`, `"new":1`,
 	},
 	"Granted": {
-		`"session_id":"x"`, `"device_id":""`, `"device_name":""`, `"device_key":"AAAA"`, `"device_key":null`, `"ssh_host_key":"\u001b]0;"`,
+		`"session_id":"x"`, `"device_id":""`, `"device_name":""`, `"device_key":"AAAA"`, `"device_key":null`, `"vouchers":[{}]`, `"vouchers":[{"key":"AAAA"}]`,
+		`"vouchers":{}`, `"vouchers":[` + strings.Repeat(`{"key":"CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=","vouch":"`+strings.Repeat("A", 86)+`=="},`, 32) +
+			`{"key":"CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=","vouch":"` + strings.Repeat("A", 86) + `=="}]`, `"ssh_host_key":"\u001b]0;"`,
 		`"destination":"tcp://LOCALHOST:22"`, `"expires_at":"0001-01-01T00:00:00Z"`, `"expires_at":null`, `"expires_at":"soon"`, `"expires_at":1`, `"new":1`,
 	},
 	"Ended":       append([]string{`"visit":-1`, `"new":1`}, badReasons...),

@@ -36,6 +36,7 @@ type Config struct {
 	RevealTokens   bool          `yaml:"reveal_tokens"`    // whether a token's text can be shown again
 	DrainTimeout   time.Duration `yaml:"drain_timeout"`    // how long open links may go on at shutdown
 	Heartbeat      time.Duration `yaml:"heartbeat"`        // how long an idle agent may be silent
+	DeviceKeyLife  time.Duration `yaml:"device_key_life"`  // devices whose key is older are asked to change it; 0 for never
 
 	// TrustedProxies are the load balancers in front: networks, separated by commas,
 	// from which the PROXY protocol and X-Forwarded-For are heeded.
@@ -97,6 +98,9 @@ func (c *Config) Validate() error {
 	if !slices.Contains([]string{"auto", "text", "json"}, c.LogFormat) {
 		return errors.New("log_format is not auto, text or json")
 	}
+	if c.DeviceKeyLife != 0 && (c.DeviceKeyLife < minKeyLife || c.DeviceKeyLife > maxKeyLife) {
+		return errors.New("device_key_life is not 0 (never), or 24h to 87600h (ten years)")
+	}
 	if c.DrainTimeout < 0 || c.DrainTimeout > time.Hour {
 		return errors.New("drain_timeout is not 0 to 1h")
 	}
@@ -105,3 +109,10 @@ func (c *Config) Validate() error {
 	}
 	return nil
 }
+
+// A visitor has to meet a device once in MaxVouchers changes of its key, or asks a
+// person: with a day for each that is a month.
+const (
+	minKeyLife = 24 * time.Hour
+	maxKeyLife = 10 * 365 * 24 * time.Hour
+)

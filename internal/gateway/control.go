@@ -15,6 +15,7 @@ import (
 	"socketxp/internal/control"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/time/rate"
 )
 
 // channel is the gateway's end of one control channel, of a device or a visitor.
@@ -195,10 +196,15 @@ type deviceChannel struct {
 	accountID, id, name string
 	// welcomed is closed when the device may be sent offers.
 	welcomed chan struct{}
+	// nonce is what a change of the key is signed with; none for an agent that can't.
+	nonce      []byte
+	keySince   time.Time // when the device got its key
+	keyChanges *rate.Limiter
 
-	mu     sync.Mutex // guards the following
-	gone   bool       // the cluster must not find the device here any more
-	unhold func()     // nil before the cluster holds the device
+	mu       sync.Mutex // guards the following
+	gone     bool       // the cluster must not find the device here any more
+	keyAsked time.Time  // when the device was asked for another key
+	unhold   func()     // nil before the cluster holds the device
 }
 
 var _ socketxp.DeviceHolder = (*deviceChannel)(nil)
@@ -233,7 +239,7 @@ func (d *deviceChannel) letGo() {
 func (c *channel) beginDevice(version int) (serve func(), err error) {
 	g := c.g
 	seen := g.live.mark() // before the database is asked: see open
-	device, err := g.admitDevice(c)
+	device, keyState, err := g.admitDevice(c)
 	if err != nil {
 		return nil, err
 	}
@@ -243,13 +249,21 @@ func (c *channel) beginDevice(version int) (serve func(), err error) {
 		g.stats.refused(doorControl, socketxp.CodeOf(err))
 		return nil, errOver
 	}
-	d := &deviceChannel{channel: c, accountID: device.AccountID, id: device.ID, name: device.Name, welcomed: make(chan struct{})}
+	d := &deviceChannel{channel: c, accountID: device.AccountID, id: device.ID, name: device.Name, welcomed: make(chan struct{}), keySince: device.KeySince, keyChanges: newKeyChanges()}
+	if keyState != socketxp.DeviceKeyCurrent && keyState != socketxp.DeviceKeyNext {
+		return nil, d.refuseRetired()
+	}
 	report, err := d.check(m)
 	if err != nil {
 		return nil, err
 	}
 	if err := d.proveSequence(device, version, m.Sequence); err != nil {
 		return nil, err
+	}
+	if keyState == socketxp.DeviceKeyNext {
+		if err := d.promoteKey(); err != nil {
+			return nil, err
+		}
 	}
 	// A fleet that comes back after a restart writes nothing more.
 	if !sameReport(device, report) {
@@ -264,10 +278,13 @@ func (c *channel) beginDevice(version int) (serve func(), err error) {
 		g.live.remove(d)
 		return nil, err
 	}
+	if version >= control.SequenceVersion {
+		d.nonce = randomBytes(control.NonceSize)
+	}
 	if c.welcome(control.Welcome{
 		Version: version, Gateway: g.version,
 		DeviceID: device.ID, DeviceName: device.Name, DeviceGroup: device.Group,
-		Heartbeat: g.heartbeat(),
+		Heartbeat: g.heartbeat(), Nonce: d.nonce,
 	}) != nil {
 		d.letGo()
 		g.live.remove(d)
@@ -289,25 +306,25 @@ func (g *Gateway) heartbeat() int {
 
 // admitDevice returns the device whose key was proved, or why it is not let in.
 // Nothing is written for one that is refused but an audit record now and then.
-func (g *Gateway) admitDevice(c *channel) (socketxp.Device, error) {
+func (g *Gateway) admitDevice(c *channel) (socketxp.Device, socketxp.DeviceKeyState, error) {
 	ctx, cancel := g.asked(c.ctx)
 	defer cancel()
-	device, err := g.store.DeviceByKey(ctx, c.key)
+	device, state, err := g.store.DeviceByKey(ctx, c.key)
 	switch {
 	case errors.Is(err, socketxp.ErrNotFound):
 		device, err = socketxp.Device{}, socketxp.Errorf(socketxp.CodeDeviceUnknown, "the device is not registered here, or was deleted").
 			WithHint("socketxp login TOKEN registers it")
 	case err != nil:
 		g.storeFailed("a device could not be looked up", err)
-		return socketxp.Device{}, unavailable(err)
+		return socketxp.Device{}, "", unavailable(err)
 	case !device.DisabledAt.IsZero():
 		err = errDeviceDisabled
 	case !device.QuarantinedAt.IsZero():
 		err = errDeviceQuarantined
-	case !bytes.Equal(device.PublicKey, c.key):
-		return socketxp.Device{}, socketxp.Errorf(socketxp.CodeInternal, "the gateway has a fault")
+	case (state == socketxp.DeviceKeyCurrent) != bytes.Equal(device.PublicKey, c.key):
+		return socketxp.Device{}, "", socketxp.Errorf(socketxp.CodeInternal, "the gateway has a fault")
 	default:
-		return device, nil
+		return device, state, nil
 	}
 	if g.refusals.allow(string(c.key)) {
 		g.auditRefusal(ctx, socketxp.AuditEntry{
@@ -318,7 +335,7 @@ func (g *Gateway) admitDevice(c *channel) (socketxp.Device, error) {
 			Detail: "key " + socketxp.Fingerprint(c.key),
 		}, err)
 	}
-	return socketxp.Device{}, err
+	return socketxp.Device{}, "", err
 }
 
 var errDeviceDisabled = socketxp.Errorf(socketxp.CodeDeviceDisabled, "the device is disabled").
@@ -351,6 +368,8 @@ func (d *deviceChannel) take(m control.Message) error {
 			return err
 		}
 		return d.record(report, d.g.limits.storeWithin)
+	case control.KeyChange:
+		d.changeKey(m)
 	case control.OfferRefused:
 		d.g.offers.refused(d.id, m)
 	case control.Logout:
@@ -535,7 +554,7 @@ func (d *deviceChannel) judge(ctx context.Context, p *pass) error {
 	case !device.QuarantinedAt.IsZero():
 		return errDeviceQuarantined
 	case !bytes.Equal(device.PublicKey, d.key):
-		return socketxp.Errorf(socketxp.CodeDeviceUnknown, "the device has another key now")
+		return errKeyRetired
 	}
 	return nil
 }

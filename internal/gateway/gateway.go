@@ -82,6 +82,7 @@ type Gateway struct {
 	// and the log.
 	refusals, complaints *sampler
 	asksKnowledge        *sampler // of which devices know the next key: all of them are looked at
+	alarms               *sampler // of retired keys that are used
 	sequences            *sequences
 	moves                *sequenceWriter
 	obtains              *sampler      // certificates for the next key
@@ -135,6 +136,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	g.asksKnowledge, g.obtains = newSampler(time.Minute), newSampler(10*time.Minute)
 	g.reporting, g.rekeyed = make(chan struct{}, 4), make(chan struct{}, 1)
 	g.rest = newREST(g.limits.http)
+	g.alarms = newSampler(g.limits.alarmEvery)
 	g.moves = &sequenceWriter{store: g.store, within: g.limits.storeWithin, wake: make(chan struct{}, 1)}
 	g.sequences = &sequences{store: g.store, move: g.moves.move, within: g.limits.storeWithin, talk: g.limits.showWithin}
 	g.presence = newPresence(g)

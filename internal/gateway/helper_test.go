@@ -91,9 +91,9 @@ func (f *flaky) ask() error {
 	return nil
 }
 
-func (f *flaky) DeviceByKey(ctx context.Context, key ed25519.PublicKey) (socketxp.Device, error) {
+func (f *flaky) DeviceByKey(ctx context.Context, key ed25519.PublicKey) (socketxp.Device, socketxp.DeviceKeyState, error) {
 	if err := f.ask(); err != nil {
-		return socketxp.Device{}, err
+		return socketxp.Device{}, "", err
 	}
 	return f.Store.DeviceByKey(ctx, key)
 }

@@ -15,6 +15,7 @@ func (g *Gateway) startHousekeeping(ctx context.Context) {
 	g.every(ctx, g.limits.clockEvery, g.raiseClock)
 	g.every(ctx, g.limits.touchEvery, g.presence.touch)
 	g.every(ctx, g.limits.newsEvery, g.presence.tell)
+	g.every(ctx, g.limits.keyDueEvery, g.askForKeys)
 	g.every(ctx, g.limits.countEvery, g.writeSessions)
 	g.every(ctx, g.limits.pruneEvery, g.prune)
 	g.every(ctx, g.limits.keysEvery, g.refreshKeys)

@@ -336,7 +336,7 @@ func TestStatuses(t *testing.T) {
 		socketxp.CodeInvalid, socketxp.CodeUnauthenticated, socketxp.CodeTokenExpired, socketxp.CodeTokenNotYet, socketxp.CodeTokenRevoked,
 		socketxp.CodeUsesExhausted, socketxp.CodeWrongPurpose, socketxp.CodeForbidden, socketxp.CodeReauthRequired, socketxp.CodeNotFound,
 		socketxp.CodeConflict, socketxp.CodeAlreadyRegister, socketxp.CodeQuota, socketxp.CodeRateLimited, socketxp.CodeUnavailable,
-		socketxp.CodeDeviceOffline, socketxp.CodeDeviceDisabled, socketxp.CodeQuarantined, socketxp.CodeDeviceUnknown, socketxp.CodeNotPublished, socketxp.CodeDialFailed,
+		socketxp.CodeDeviceOffline, socketxp.CodeDeviceDisabled, socketxp.CodeQuarantined, socketxp.CodeKeyRetired, socketxp.CodeDeviceUnknown, socketxp.CodeNotPublished, socketxp.CodeDialFailed,
 		socketxp.CodeTooManyLinks, socketxp.CodeSessionEnded, socketxp.CodeReplaced, socketxp.CodeGoingAway, socketxp.CodeVersion, socketxp.CodeProtocol,
 	} {
 		if got := statusOf(fmt.Errorf("wrapped: %w", socketxp.Errorf(code, "x"))); got < 400 || got == http.StatusInternalServerError {

@@ -45,6 +45,9 @@ type limits struct {
 	offlineAfter time.Duration // a device is told to be offline when it has not come back by then
 	presenceRate time.Duration // per device: one event or report is written per so long, on average
 	sampleEvery  time.Duration // a refused device key is audited once per so long
+	alarmEvery   time.Duration // the use of a retired device key is told once per so long
+	keyDueEvery  time.Duration // devices with old keys are asked for new ones
+	keyDueAtOnce int           // so many of them: 10,000 keys that were made on one day are not changed in one minute
 	silence      time.Duration // of a control channel; 0 for the protocol's
 
 	http httpLimits
@@ -62,8 +65,9 @@ func defaultLimits() limits {
 		countEvery: 10 * time.Second, touchEvery: 30 * time.Second, clockEvery: 30 * time.Second, pruneEvery: time.Hour, keysEvery: 2 * time.Second, certEvery: time.Second,
 		newsEvery:    500 * time.Millisecond,
 		offlineAfter: 5 * time.Second, presenceRate: 30 * time.Second,
-		sampleEvery: 10 * time.Minute,
-		http:        defaultHTTPLimits(),
+		sampleEvery: 10 * time.Minute, alarmEvery: 24 * time.Hour,
+		keyDueEvery: 10 * time.Second, keyDueAtOnce: 50,
+		http: defaultHTTPLimits(),
 	}
 }
 

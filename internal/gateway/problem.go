@@ -28,7 +28,7 @@ func statusOf(err error) int {
 		socketxp.CodeUsesExhausted, socketxp.CodeDeviceUnknown:
 		return http.StatusUnauthorized
 	case socketxp.CodeWrongPurpose, socketxp.CodeForbidden, socketxp.CodeReauthRequired, socketxp.CodeQuota, socketxp.CodeDeviceDisabled,
-		socketxp.CodeQuarantined:
+		socketxp.CodeQuarantined, socketxp.CodeKeyRetired:
 		return http.StatusForbidden
 	case socketxp.CodeNotFound, socketxp.CodeNotPublished:
 		return http.StatusNotFound

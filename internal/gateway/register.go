@@ -80,11 +80,11 @@ func (g *Gateway) registration(ctx context.Context, who caller, req api.Register
 	if req.Group != "" && scope.Group != "" && req.Group != scope.Group {
 		return r, socketxp.Errorf(socketxp.CodeForbidden, "the token is for devices of the group %s", scope.Group).WithHint("leave the group out")
 	}
-	known, err := g.store.DeviceByKey(ctx, r.Device.PublicKey)
+	known, state, err := g.store.DeviceByKey(ctx, r.Device.PublicKey)
 	if err != nil && !errors.Is(err, socketxp.ErrNotFound) {
 		return r, err
 	}
-	if err == nil && known.AccountID == who.accountID {
+	if err == nil && state == socketxp.DeviceKeyCurrent && known.AccountID == who.accountID {
 		// It registers again. What it does not ask for stays as it is by now.
 		r.AnyName = req.Name == ""
 		if r.AnyName {

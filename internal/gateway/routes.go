@@ -177,4 +177,9 @@ func (r *router) addGateway() {
 		id:    "register-device", tag: tag, summary: "Register a device",
 		description: "What `socketxp login` does. The same key registering again gets the device it has, and takes no use of the token.",
 	}, g.register)
+	add(r, operation{
+		route: route{method: post, path: "/relogin", policy: policy{purpose: socketxp.PurposeRegister}, action: "device.relogin"},
+		id:    "relogin-device", tag: tag, summary: "Give a device a new key",
+		description: "What `socketxp relogin` does, for a device whose key is in other hands. Id, name and group stay; quarantine and the keys of before end. The same request again changes nothing, and takes no use of the token.",
+	}, g.relogin)
 }

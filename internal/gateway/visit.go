@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -24,8 +25,9 @@ type visit struct {
 	actor     socketxp.Actor
 	expiresAt time.Time
 	port      int
-	session   socketxp.Session // as it began
-	answered  chan struct{}    // closed when the visitor has been told that it is granted
+	session   socketxp.Session  // as it began
+	deviceKey ed25519.PublicKey // that the visitor was told
+	answered  chan struct{}     // closed when the visitor has been told that it is granted
 
 	mu       sync.Mutex // guards the following
 	expiry   *time.Timer
@@ -98,7 +100,10 @@ func (t *visit) judgeDevice(ctx context.Context, p *pass) (socketxp.Device, erro
 	case !device.QuarantinedAt.IsZero():
 		return none, errVisitQuarantined
 	}
-	return device, judgeScope(token, device, t.port)
+	if err := judgeScope(token, device, t.port); err != nil {
+		return none, err
+	}
+	return device, t.judgeKey(ctx, device)
 }
 
 // expect makes the pair for one more link, and watches it until it is over.
@@ -197,6 +202,10 @@ func (t *visit) leave(reason socketxp.Code) {
 
 // cut ends the visit and its links now, and then tells the visitor why.
 func (t *visit) cut(why error) {
+	if why == error(errKeyChanged) { //nolint:errorlint // this very error
+		t.renew()
+		return
+	}
 	e := clientError(why)
 	t.mu.Lock()
 	if t.over {

@@ -112,10 +112,17 @@ func (v *visitor) grant(m control.Visit) (*visit, control.Granted, error) {
 		return nil, none, err
 	}
 
+	var vouchers []control.Voucher
+	if v.version >= control.SequenceVersion {
+		if vouchers, err = g.vouchersOf(ctx, device); err != nil {
+			return nil, none, err
+		}
+	}
+
 	now := g.now()
 	t := &visit{
 		g: g, number: m.Visit, visitor: v, remote: v.remote, expiresAt: who.token.ExpiresAt, port: tunnel.Destination.Port,
-		actor: who.actor(), links: make(map[*relay.Pair]struct{}), answered: make(chan struct{}),
+		deviceKey: device.PublicKey, actor: who.actor(), links: make(map[*relay.Pair]struct{}), answered: make(chan struct{}),
 		session: socketxp.Session{
 			ID: socketxp.NewID(now), AccountID: who.accountID, DeviceID: device.ID, DeviceName: device.Name,
 			UserID: who.userID, TokenID: who.credentialID, Destination: tunnel.Destination.String(),
@@ -139,7 +146,7 @@ func (v *visitor) grant(m control.Visit) (*visit, control.Granted, error) {
 	})
 	return t, control.Granted{
 		Visit: m.Visit, SessionID: t.session.ID, DeviceID: device.ID, DeviceName: device.Name,
-		DeviceKey: device.PublicKey, SSHHostKey: device.SSHHostKey,
+		DeviceKey: device.PublicKey, Vouchers: vouchers, SSHHostKey: device.SSHHostKey,
 		Destination: t.session.Destination, SSH: tunnel.SSH, ExpiresAt: t.expiresAt,
 	}, nil
 }

@@ -37,7 +37,12 @@ func (db *DB) BeginEpoch(ctx context.Context, at time.Time, entry socketxp.Audit
 		if err := q.DeleteAllAuthorizations(ctx); err != nil {
 			return err
 		}
-		return q.DeleteAllKeys(ctx)
+		if err := q.DeleteAllKeys(ctx); err != nil {
+			return err
+		}
+		// The devices have gone on since the backup: by its values each would look like
+		// a second holder of its key.
+		return q.EndAllSequences(ctx, []byte{})
 	})
 	return e, err
 }
@@ -228,14 +233,18 @@ type Carried struct {
 	Keys    int      // signing keys that were found to be compromised since
 	Devices []string // names of those disabled since
 	Users   []string // email addresses of those disabled since
+	// Names of devices that were put in quarantine since, and of those that have
+	// changed their keys: the ones of before are retired again.
+	Quarantined, Rekeyed []string
 	// What was found and left as it is: devices that were deleted since are back, and
 	// these users have the password of before.
 	Deleted, Passwords []string
 }
 
 // CarryOver brings into db, a SQLite database restored from a backup, what the
-// newer database at url says against letting in: revocations, and what is
-// disabled. It only ever takes away.
+// newer database at url says against letting in: revocations, what is disabled or in
+// quarantine, and which keys of devices are retired. It only ever takes away, but for
+// the keys that devices have in the place of retired ones.
 func (db *DB) CarryOver(ctx context.Context, from string, entry socketxp.AuditEntry) (c Carried, err error) {
 	newer, err := openExisting(ctx, from) // is it one at all?
 	if err != nil {
@@ -257,7 +266,7 @@ func (db *DB) CarryOver(ctx context.Context, from string, entry socketxp.AuditEn
 		return c, err
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit there is nothing to roll back
-	var tokens, keys []string
+	var tokens, keys, ignored []string
 	for _, step := range []struct {
 		needs string
 		into  *[]string
@@ -269,6 +278,15 @@ func (db *DB) CarryOver(ctx context.Context, from string, entry socketxp.AuditEn
 			WHERE n.id = signing_keys.id AND n.compromised_at <> 0 AND signing_keys.compromised_at = 0 RETURNING signing_keys.id`},
 		{"devices", &c.Devices, `UPDATE devices SET disabled_at = n.disabled_at FROM newer.devices n
 			WHERE n.id = devices.id AND n.disabled_at <> 0 AND devices.disabled_at = 0 RETURNING devices.name`},
+		{"device_keys", &c.Quarantined, `UPDATE devices SET quarantined_at = n.quarantined_at, quarantine_reason = n.quarantine_reason FROM newer.devices n
+			WHERE n.id = devices.id AND n.quarantined_at <> 0 AND devices.quarantined_at = 0 RETURNING devices.name`},
+		{"device_keys", &ignored, `UPDATE device_keys SET state = n.state, since = n.since, vouch = n.vouch FROM newer.device_keys n
+			WHERE n.key = device_keys.key AND n.device_id = device_keys.device_id AND n.state <> device_keys.state RETURNING device_keys.device_id`},
+		{"device_keys", &ignored, `INSERT INTO device_keys (key, account_id, device_id, state, since, vouch)
+			SELECT n.key, n.account_id, n.device_id, n.state, n.since, n.vouch FROM newer.device_keys n JOIN devices d ON d.id = n.device_id
+			WHERE NOT EXISTS (SELECT 1 FROM device_keys k WHERE k.key = n.key) RETURNING device_keys.device_id`},
+		{"device_keys", &c.Rekeyed, `UPDATE devices SET public_key = n.public_key, key_since = n.key_since FROM newer.devices n
+			WHERE n.id = devices.id AND n.public_key <> devices.public_key RETURNING devices.name`},
 		{"users", &c.Users, `UPDATE users SET disabled_at = n.disabled_at FROM newer.users n
 			WHERE n.id = users.id AND n.disabled_at <> 0 AND users.disabled_at = 0 RETURNING users.email`},
 		{"devices", &c.Deleted, `SELECT name FROM devices d WHERE NOT EXISTS (SELECT 1 FROM newer.devices n WHERE n.id = d.id) ORDER BY name`},
@@ -282,7 +300,8 @@ func (db *DB) CarryOver(ctx context.Context, from string, entry socketxp.AuditEn
 		}
 	}
 	c.Tokens, c.Keys = len(tokens), len(keys)
-	entry.Detail = fmt.Sprintf("%d tokens revoked, %d signing keys withdrawn, %d devices and %d users disabled since the backup", c.Tokens, c.Keys, len(c.Devices), len(c.Users))
+	entry.Detail = fmt.Sprintf("%d tokens revoked, %d signing keys withdrawn, %d devices and %d users disabled, %d devices quarantined and %d with other keys since the backup",
+		c.Tokens, c.Keys, len(c.Devices), len(c.Users), len(c.Quarantined), len(c.Rekeyed))
 	q := db.w.WithTx(tx)
 	place, err := advanceChain(ctx, q, "")
 	if err != nil {

@@ -24,9 +24,16 @@ func TestEpoch(t *testing.T) {
 
 		approved := acme.decide(acme.newAuthorization(), socketxp.AuthorizationApproved)
 
+		meter := acme.newDevice("meter")
+		if _, err := s.MoveSequences(t.Context(), []socketxp.SequenceMove{{AccountID: acme.id, DeviceID: meter.ID, To: socketxp.Sequence{Current: value(1), Next: value(2)}}}); err != nil {
+			t.Fatal(err)
+		}
 		e, err := s.BeginEpoch(t.Context(), t0, socketxp.AuditEntry{At: t0, Action: "gateway.restore"})
 		acme.must(err)
 		wantEqual(t, e, socketxp.Epoch{Number: 1, Tokens: 2, SignIns: 1})
+		if acme.device("meter").Sequence.Begun() {
+			t.Error("a device that has gone on since the backup would be taken for a copy")
+		}
 		usable := func(tok socketxp.Token, want socketxp.Code) {
 			t.Helper()
 			if err := acme.token(tok.ID).Usable(t0); socketxp.CodeOf(err) != want {
@@ -148,6 +155,7 @@ func TestCarryOver(t *testing.T) {
 	s := open(t, url)
 	acme := newTenant(t, s, "acme")
 	stays, gone, off := acme.newDevice("stays"), acme.newDevice("gone"), acme.newDevice("off")
+	copied, rekeyed := acme.newDevice("copied"), acme.newDevice("rekeyed")
 	token, kept := acme.newToken(socketxp.TokenAPI), acme.newToken(socketxp.TokenAPI)
 	backup := dir + "/backup.db"
 	acme.must(store.Snapshot(t.Context(), url, backup))
@@ -158,6 +166,11 @@ func TestCarryOver(t *testing.T) {
 	acme.must(s.DeleteDevice(t.Context(), acme.id, gone.ID, acme.entry("device.delete")))
 	_, err = s.UpdateDevice(t.Context(), acme.id, off.ID, socketxp.DeviceUpdate{DisabledAt: &at}, acme.entry("device.disable"))
 	acme.must(err)
+	acme.must(s.QuarantineDevice(t.Context(), acme.id, copied.ID, socketxp.Sequence{}, "two", acme.entry("device.quarantine")))
+	newer, _ := newKey(t)
+	acme.must(s.StageKey(t.Context(), acme.id, rekeyed.ID, socketxp.KeySuccession{Current: rekeyed.PublicKey, Next: newer, Vouch: value(1)}, acme.entry("x")))
+	_, err = s.PromoteKey(t.Context(), acme.id, rekeyed.ID, newer, acme.entry("x"))
+	acme.must(err)
 	acme.must(s.SetPassword(t.Context(), acme.owner.ID, "$argon2id$another", "", acme.entry("user.set-password")))
 	acme.must(s.RotateSigningKey(t.Context(), socketxp.KeyRotation{At: at, Compromise: "k1"}, socketxp.AuditEntry{}))
 	acme.must(s.SetUserDisabled(t.Context(), acme.owner.ID, at, acme.entry("user.disable")))
@@ -167,6 +180,7 @@ func TestCarryOver(t *testing.T) {
 	acme.must(err)
 	wantEqual(t, got, store.Carried{
 		Tokens: 1, Keys: 1, Devices: []string{"off"}, Users: []string{"acme@example.com"},
+		Quarantined: []string{"copied"}, Rekeyed: []string{"rekeyed"},
 		Deleted: []string{"gone"}, Passwords: []string{"acme@example.com"},
 	})
 	acme.store = restored
@@ -179,11 +193,19 @@ func TestCarryOver(t *testing.T) {
 	if acme.device("off").DisabledAt.IsZero() || !acme.device("stays").DisabledAt.IsZero() || acme.device("stays").ID != stays.ID {
 		t.Error("L-10 what was disabled since is enabled, or too much is disabled")
 	}
+	if got := acme.device("copied"); got.QuarantinedAt.IsZero() || got.QuarantineReason != "two" {
+		t.Error("L-10 what was put in quarantine since is out of it")
+	}
+	acme.wantKey(rekeyed.PublicKey, rekeyed, socketxp.DeviceKeyRetired)
+	acme.wantKey(newer, rekeyed, socketxp.DeviceKeyCurrent)
+	if !acme.device("rekeyed").PublicKey.Equal(newer) {
+		t.Error("L-10 a retired key is good again")
+	}
 	if u, err := restored.User(t.Context(), acme.owner.ID); err != nil || u.DisabledAt.IsZero() {
 		t.Errorf("L-10 the user can sign in again: %v", err)
 	}
 	acme.chain()
-	if got, err = restored.CarryOver(t.Context(), url, socketxp.AuditEntry{At: at}); err != nil || got.Tokens+got.Keys+len(got.Devices)+len(got.Users) > 0 {
+	if got, err = restored.CarryOver(t.Context(), url, socketxp.AuditEntry{At: at}); err != nil || got.Tokens+got.Keys+len(got.Devices)+len(got.Users)+len(got.Quarantined)+len(got.Rekeyed) > 0 {
 		t.Errorf("again: %+v, %v", got, err)
 	}
 	if _, err := restored.CarryOver(t.Context(), "sqlite:"+dir+"/none.db", socketxp.AuditEntry{At: at}); err == nil {

@@ -28,9 +28,10 @@ func (db *DB) DeviceByName(ctx context.Context, accountID, name string) (socketx
 }
 
 // DeviceByKey implements socketxp.DeviceStore.
-func (db *DB) DeviceByKey(ctx context.Context, key ed25519.PublicKey) (socketxp.Device, error) {
+func (db *DB) DeviceByKey(ctx context.Context, key ed25519.PublicKey) (socketxp.Device, socketxp.DeviceKeyState, error) {
 	row, err := db.r.DeviceByKey(ctx, key)
-	return db.deviceOf(ctx, "get device by key", row, err)
+	d, err := db.deviceOf(ctx, "get device by key", row.Device, err)
+	return d, socketxp.DeviceKeyState(row.State), err
 }
 
 func (db *DB) deviceOf(ctx context.Context, op string, row sqlc.Device, err error) (d socketxp.Device, _ error) {
@@ -87,6 +88,7 @@ func device(r sqlc.Device) (socketxp.Device, error) {
 		},
 		SSHHostKey:       r.SSHHostKey,
 		GatewayKnownBy:   r.GatewayKnownBy,
+		KeySince:         timeOf(r.KeySince),
 		QuarantinedAt:    timeOf(r.QuarantinedAt),
 		QuarantineReason: r.QuarantineReason,
 		Sequence:         socketxp.Sequence{Current: bytesOf(r.Seq), Next: bytesOf(r.SeqNext)},

@@ -183,7 +183,7 @@ func TestDeleteDevice(t *testing.T) {
 		session := acme.newSession(d)
 		records := len(acme.chain())
 		acme.must(s.DeleteDevice(t.Context(), acme.id, d.ID, acme.entry("device.delete")))
-		_, err = s.DeviceByKey(t.Context(), d.PublicKey)
+		_, _, err = s.DeviceByKey(t.Context(), d.PublicKey)
 		wantCode(t, err, socketxp.CodeNotFound)
 		tunnels, err := s.Tunnels(t.Context(), acme.id, "", "", "", 10)
 		acme.must(err)

@@ -15,12 +15,12 @@ import (
 // deviceColumns are the fields of sqlc.Device in their order.
 const deviceColumns = `id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, ` +
 	`disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by, ` +
-	`seq, seq_next, quarantined_at, quarantine_reason`
+	`seq, seq_next, quarantined_at, quarantine_reason, key_since`
 
 func scanDevice(rows *sql.Rows) (d sqlc.Device, err error) {
 	err = rows.Scan(&d.ID, &d.AccountID, &d.Name, &d.DisplayName, &d.DisplayNameFolded, &d.GroupName, &d.PublicKey, &d.CreatedAt, &d.CreatedBy, &d.TokenID,
 		&d.DisabledAt, &d.LastSeenAt, &d.RemoteAddr, &d.OS, &d.Arch, &d.Kernel, &d.Hostname, &d.HostnameFolded, &d.Version, &d.LocalAddrs, &d.SSHHostKey, &d.GatewayKnownBy,
-		&d.Seq, &d.SeqNext, &d.QuarantinedAt, &d.QuarantineReason)
+		&d.Seq, &d.SeqNext, &d.QuarantinedAt, &d.QuarantineReason, &d.KeySince)
 	return d, err
 }
 

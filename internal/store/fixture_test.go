@@ -82,7 +82,7 @@ func (ten *tenant) registration(name, tokenID string) socketxp.Registration {
 	key, _, err := ed25519.GenerateKey(rand.Reader)
 	ten.must(err)
 	return socketxp.Registration{TokenID: tokenID, Device: socketxp.Device{
-		ID: ten.ids.next(), AccountID: ten.id, Name: name, PublicKey: key, CreatedAt: t0, CreatedBy: ten.owner.ID,
+		ID: ten.ids.next(), AccountID: ten.id, Name: name, PublicKey: key, KeySince: t0, CreatedAt: t0, CreatedBy: ten.owner.ID,
 	}}
 }
 

@@ -31,8 +31,11 @@ func (db *DB) RegisterDevice(ctx context.Context, r socketxp.Registration, now t
 			return err
 		}
 		known, err := q.DeviceByKey(ctx, d.PublicKey)
+		if err == nil && known.State != string(socketxp.DeviceKeyCurrent) {
+			return socketxp.Errorf(socketxp.CodeConflict, "the device key is in use")
+		}
 		if err == nil {
-			if d, err = registeredBefore(ctx, q, r, known); err != nil {
+			if d, err = registeredBefore(ctx, q, r, known.Device); err != nil {
 				return err
 			}
 			again = true
@@ -88,11 +91,18 @@ func (db *DB) RegisterDevice(ctx context.Context, r socketxp.Registration, now t
 			Version:           d.Facts.Version,
 			LocalAddrs:        addrs,
 			SSHHostKey:        d.SSHHostKey,
+			KeySince:          micros(d.CreatedAt),
 		})
 		if meaning(err) == socketxp.ErrConflict {
 			return withCause(socketxp.Errorf(socketxp.CodeConflict, "the device name %q is taken", d.Name), err)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		d.KeySince = d.CreatedAt
+		return q.InsertDeviceKey(ctx, sqlc.InsertDeviceKeyParams{
+			Key: d.PublicKey, AccountID: accountID, DeviceID: d.ID, State: string(socketxp.DeviceKeyCurrent), Since: micros(d.CreatedAt), Vouch: []byte{},
+		})
 	})
 	if err != nil {
 		return socketxp.Device{}, false, err

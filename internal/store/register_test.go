@@ -32,7 +32,13 @@ func TestRegisterDevice(t *testing.T) {
 		for how, get := range map[string]func() (socketxp.Device, error){
 			"id":   func() (socketxp.Device, error) { return s.Device(t.Context(), acme.id, want.ID) },
 			"name": func() (socketxp.Device, error) { return s.DeviceByName(t.Context(), acme.id, "sensor12345") },
-			"key":  func() (socketxp.Device, error) { return s.DeviceByKey(t.Context(), want.PublicKey) },
+			"key": func() (socketxp.Device, error) {
+				d, state, err := s.DeviceByKey(t.Context(), want.PublicKey)
+				if state != socketxp.DeviceKeyCurrent {
+					t.Errorf("its key is %q", state)
+				}
+				return d, err
+			},
 		} {
 			stored, err := get()
 			if err != nil {

@@ -1,7 +1,7 @@
 -- name: InsertDevice :exec
 INSERT INTO devices (id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id,
-    disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21);
+    disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, key_since)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22);
 
 -- name: Device :one
 SELECT * FROM devices WHERE account_id = $1 AND id = $2;
@@ -10,7 +10,7 @@ SELECT * FROM devices WHERE account_id = $1 AND id = $2;
 SELECT * FROM devices WHERE account_id = $1 AND name = $2;
 
 -- name: DeviceByKey :one
-SELECT * FROM devices WHERE public_key = $1;
+SELECT sqlc.embed(d), k.state FROM device_keys k JOIN devices d ON d.id = k.device_id WHERE k.key = $1;
 
 -- name: CountDevices :one
 SELECT COUNT(*) FROM devices WHERE account_id = $1;
@@ -87,3 +87,22 @@ WHERE account_id = @account_id AND id = @id AND seq = @from_current AND seq_next
 -- name: ReleaseDevice :execrows
 UPDATE devices SET quarantined_at = 0, quarantine_reason = '', seq = @nothing, seq_next = @nothing
 WHERE account_id = @account_id AND id = @id;
+
+-- name: InsertDeviceKey :exec
+INSERT INTO device_keys (key, account_id, device_id, state, since, vouch) VALUES ($1, $2, $3, $4, $5, $6);
+
+-- name: DeviceKey :one
+SELECT * FROM device_keys WHERE key = $1;
+
+-- name: DeviceKeys :many
+SELECT * FROM device_keys WHERE account_id = $1 AND device_id = $2 ORDER BY since;
+
+-- name: SetDeviceKeyState :execrows
+UPDATE device_keys SET state = @state, since = @since
+WHERE account_id = @account_id AND device_id = @device_id AND key = @key;
+
+-- name: DeleteDeviceKey :exec
+DELETE FROM device_keys WHERE account_id = $1 AND device_id = $2 AND key = $3;
+
+-- name: SetPublicKey :exec
+UPDATE devices SET public_key = @key, key_since = @since WHERE account_id = @account_id AND id = @id;

@@ -22,3 +22,7 @@ WHERE account_id = @account_id AND tokens.id = @id AND epoch <> (SELECT e.number
 
 -- name: DeleteAllAuthorizations :exec
 DELETE FROM device_authorizations;
+
+-- Of all accounts: the devices have gone on since the backup, and each begins anew.
+-- name: EndAllSequences :exec
+UPDATE devices SET seq = @nothing, seq_next = @nothing;

@@ -32,6 +32,21 @@ func (q *Queries) DeleteDevice(ctx context.Context, accountID string, iD string)
 	return result.RowsAffected()
 }
 
+const deleteDeviceKey = `-- name: DeleteDeviceKey :exec
+DELETE FROM device_keys WHERE account_id = $1 AND device_id = $2 AND key = $3
+`
+
+type DeleteDeviceKeyParams struct {
+	AccountID string
+	DeviceID  string
+	Key       []byte
+}
+
+func (q *Queries) DeleteDeviceKey(ctx context.Context, arg DeleteDeviceKeyParams) error {
+	_, err := q.db.ExecContext(ctx, deleteDeviceKey, arg.AccountID, arg.DeviceID, arg.Key)
+	return err
+}
+
 const deleteTunnels = `-- name: DeleteTunnels :exec
 DELETE FROM tunnels WHERE account_id = $1 AND device_id = $2
 `
@@ -42,7 +57,7 @@ func (q *Queries) DeleteTunnels(ctx context.Context, accountID string, deviceID 
 }
 
 const device = `-- name: Device :one
-SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by, seq, seq_next, quarantined_at, quarantine_reason FROM devices WHERE account_id = $1 AND id = $2
+SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by, seq, seq_next, quarantined_at, quarantine_reason, key_since FROM devices WHERE account_id = $1 AND id = $2
 `
 
 func (q *Queries) Device(ctx context.Context, accountID string, iD string) (Device, error) {
@@ -75,50 +90,58 @@ func (q *Queries) Device(ctx context.Context, accountID string, iD string) (Devi
 		&i.SeqNext,
 		&i.QuarantinedAt,
 		&i.QuarantineReason,
+		&i.KeySince,
 	)
 	return i, err
 }
 
 const deviceByKey = `-- name: DeviceByKey :one
-SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by, seq, seq_next, quarantined_at, quarantine_reason FROM devices WHERE public_key = $1
+SELECT d.id, d.account_id, d.name, d.display_name, d.display_name_folded, d.group_name, d.public_key, d.created_at, d.created_by, d.token_id, d.disabled_at, d.last_seen_at, d.remote_addr, d.os, d.arch, d.kernel, d.hostname, d.hostname_folded, d.version, d.local_addrs, d.ssh_host_key, d.gateway_known_by, d.seq, d.seq_next, d.quarantined_at, d.quarantine_reason, d.key_since, k.state FROM device_keys k JOIN devices d ON d.id = k.device_id WHERE k.key = $1
 `
 
-func (q *Queries) DeviceByKey(ctx context.Context, publicKey []byte) (Device, error) {
-	row := q.db.QueryRowContext(ctx, deviceByKey, publicKey)
-	var i Device
+type DeviceByKeyRow struct {
+	Device Device
+	State  string
+}
+
+func (q *Queries) DeviceByKey(ctx context.Context, key []byte) (DeviceByKeyRow, error) {
+	row := q.db.QueryRowContext(ctx, deviceByKey, key)
+	var i DeviceByKeyRow
 	err := row.Scan(
-		&i.ID,
-		&i.AccountID,
-		&i.Name,
-		&i.DisplayName,
-		&i.DisplayNameFolded,
-		&i.GroupName,
-		&i.PublicKey,
-		&i.CreatedAt,
-		&i.CreatedBy,
-		&i.TokenID,
-		&i.DisabledAt,
-		&i.LastSeenAt,
-		&i.RemoteAddr,
-		&i.OS,
-		&i.Arch,
-		&i.Kernel,
-		&i.Hostname,
-		&i.HostnameFolded,
-		&i.Version,
-		&i.LocalAddrs,
-		&i.SSHHostKey,
-		&i.GatewayKnownBy,
-		&i.Seq,
-		&i.SeqNext,
-		&i.QuarantinedAt,
-		&i.QuarantineReason,
+		&i.Device.ID,
+		&i.Device.AccountID,
+		&i.Device.Name,
+		&i.Device.DisplayName,
+		&i.Device.DisplayNameFolded,
+		&i.Device.GroupName,
+		&i.Device.PublicKey,
+		&i.Device.CreatedAt,
+		&i.Device.CreatedBy,
+		&i.Device.TokenID,
+		&i.Device.DisabledAt,
+		&i.Device.LastSeenAt,
+		&i.Device.RemoteAddr,
+		&i.Device.OS,
+		&i.Device.Arch,
+		&i.Device.Kernel,
+		&i.Device.Hostname,
+		&i.Device.HostnameFolded,
+		&i.Device.Version,
+		&i.Device.LocalAddrs,
+		&i.Device.SSHHostKey,
+		&i.Device.GatewayKnownBy,
+		&i.Device.Seq,
+		&i.Device.SeqNext,
+		&i.Device.QuarantinedAt,
+		&i.Device.QuarantineReason,
+		&i.Device.KeySince,
+		&i.State,
 	)
 	return i, err
 }
 
 const deviceByName = `-- name: DeviceByName :one
-SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by, seq, seq_next, quarantined_at, quarantine_reason FROM devices WHERE account_id = $1 AND name = $2
+SELECT id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id, disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, gateway_known_by, seq, seq_next, quarantined_at, quarantine_reason, key_since FROM devices WHERE account_id = $1 AND name = $2
 `
 
 func (q *Queries) DeviceByName(ctx context.Context, accountID string, name string) (Device, error) {
@@ -151,8 +174,61 @@ func (q *Queries) DeviceByName(ctx context.Context, accountID string, name strin
 		&i.SeqNext,
 		&i.QuarantinedAt,
 		&i.QuarantineReason,
+		&i.KeySince,
 	)
 	return i, err
+}
+
+const deviceKey = `-- name: DeviceKey :one
+SELECT key, account_id, device_id, state, since, vouch FROM device_keys WHERE key = $1
+`
+
+func (q *Queries) DeviceKey(ctx context.Context, key []byte) (DeviceKey, error) {
+	row := q.db.QueryRowContext(ctx, deviceKey, key)
+	var i DeviceKey
+	err := row.Scan(
+		&i.Key,
+		&i.AccountID,
+		&i.DeviceID,
+		&i.State,
+		&i.Since,
+		&i.Vouch,
+	)
+	return i, err
+}
+
+const deviceKeys = `-- name: DeviceKeys :many
+SELECT key, account_id, device_id, state, since, vouch FROM device_keys WHERE account_id = $1 AND device_id = $2 ORDER BY since
+`
+
+func (q *Queries) DeviceKeys(ctx context.Context, accountID string, deviceID string) ([]DeviceKey, error) {
+	rows, err := q.db.QueryContext(ctx, deviceKeys, accountID, deviceID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []DeviceKey
+	for rows.Next() {
+		var i DeviceKey
+		if err := rows.Scan(
+			&i.Key,
+			&i.AccountID,
+			&i.DeviceID,
+			&i.State,
+			&i.Since,
+			&i.Vouch,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const deviceNames = `-- name: DeviceNames :many
@@ -226,8 +302,8 @@ func (q *Queries) DeviceTunnels(ctx context.Context, accountID string, deviceID 
 
 const insertDevice = `-- name: InsertDevice :exec
 INSERT INTO devices (id, account_id, name, display_name, display_name_folded, group_name, public_key, created_at, created_by, token_id,
-    disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+    disabled_at, last_seen_at, remote_addr, os, arch, kernel, hostname, hostname_folded, version, local_addrs, ssh_host_key, key_since)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
 `
 
 type InsertDeviceParams struct {
@@ -252,6 +328,7 @@ type InsertDeviceParams struct {
 	Version           string
 	LocalAddrs        string
 	SSHHostKey        string
+	KeySince          int64
 }
 
 func (q *Queries) InsertDevice(ctx context.Context, arg InsertDeviceParams) error {
@@ -277,6 +354,32 @@ func (q *Queries) InsertDevice(ctx context.Context, arg InsertDeviceParams) erro
 		arg.Version,
 		arg.LocalAddrs,
 		arg.SSHHostKey,
+		arg.KeySince,
+	)
+	return err
+}
+
+const insertDeviceKey = `-- name: InsertDeviceKey :exec
+INSERT INTO device_keys (key, account_id, device_id, state, since, vouch) VALUES ($1, $2, $3, $4, $5, $6)
+`
+
+type InsertDeviceKeyParams struct {
+	Key       []byte
+	AccountID string
+	DeviceID  string
+	State     string
+	Since     int64
+	Vouch     []byte
+}
+
+func (q *Queries) InsertDeviceKey(ctx context.Context, arg InsertDeviceKeyParams) error {
+	_, err := q.db.ExecContext(ctx, insertDeviceKey,
+		arg.Key,
+		arg.AccountID,
+		arg.DeviceID,
+		arg.State,
+		arg.Since,
+		arg.Vouch,
 	)
 	return err
 }
@@ -483,6 +586,54 @@ func (q *Queries) ReportDevice(ctx context.Context, arg ReportDeviceParams) (int
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const setDeviceKeyState = `-- name: SetDeviceKeyState :execrows
+UPDATE device_keys SET state = $1, since = $2
+WHERE account_id = $3 AND device_id = $4 AND key = $5
+`
+
+type SetDeviceKeyStateParams struct {
+	State     string
+	Since     int64
+	AccountID string
+	DeviceID  string
+	Key       []byte
+}
+
+func (q *Queries) SetDeviceKeyState(ctx context.Context, arg SetDeviceKeyStateParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, setDeviceKeyState,
+		arg.State,
+		arg.Since,
+		arg.AccountID,
+		arg.DeviceID,
+		arg.Key,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const setPublicKey = `-- name: SetPublicKey :exec
+UPDATE devices SET public_key = $1, key_since = $2 WHERE account_id = $3 AND id = $4
+`
+
+type SetPublicKeyParams struct {
+	Key       []byte
+	Since     int64
+	AccountID string
+	ID        string
+}
+
+func (q *Queries) SetPublicKey(ctx context.Context, arg SetPublicKeyParams) error {
+	_, err := q.db.ExecContext(ctx, setPublicKey,
+		arg.Key,
+		arg.Since,
+		arg.AccountID,
+		arg.ID,
+	)
+	return err
 }
 
 const touchDevice = `-- name: TouchDevice :exec

@@ -79,3 +79,13 @@ func (q *Queries) DeleteAllSignIns(ctx context.Context) (int64, error) {
 	}
 	return result.RowsAffected()
 }
+
+const endAllSequences = `-- name: EndAllSequences :exec
+UPDATE devices SET seq = $1, seq_next = $1
+`
+
+// Of all accounts: the devices have gone on since the backup, and each begins anew.
+func (q *Queries) EndAllSequences(ctx context.Context, nothing []byte) error {
+	_, err := q.db.ExecContext(ctx, endAllSequences, nothing)
+	return err
+}

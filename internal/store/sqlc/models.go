@@ -70,6 +70,7 @@ type Device struct {
 	SeqNext           []byte
 	QuarantinedAt     int64
 	QuarantineReason  string
+	KeySince          int64
 }
 
 type DeviceAuthorization struct {
@@ -93,6 +94,15 @@ type DeviceGroup struct {
 	AccountID string
 	Name      string
 	CreatedAt int64
+}
+
+type DeviceKey struct {
+	Key       []byte
+	AccountID string
+	DeviceID  string
+	State     string
+	Since     int64
+	Vouch     []byte
 }
 
 type Epoch struct {
