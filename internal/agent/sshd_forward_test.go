@@ -248,7 +248,15 @@ func TestSSHForwardEnds(t *testing.T) {
 		waitFor(t, "the places are free", places(0))
 	})
 	t.Run("N-03 one too many in the device", func(t *testing.T) {
-		f.places = make(chan struct{}, 1)
+		taken := cap(f.places) - 1
+		for range taken {
+			f.places <- struct{}{}
+		}
+		defer func() {
+			for range taken {
+				<-f.places
+			}
+		}()
 		client := b.client()
 		if _, err := client.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port)); err != nil {
 			t.Fatal(err)
@@ -259,7 +267,7 @@ func TestSSHForwardEnds(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 		_ = client.Close()
-		waitFor(t, "the place is free", places(0))
+		waitFor(t, "the place is free", places(taken))
 	})
 	t.Run("L-03 with its tunnel", func(t *testing.T) {
 		client := b.client()
