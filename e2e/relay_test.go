@@ -96,11 +96,20 @@ func (h *hostile) serve(c net.Conn) {
 	}
 	isLink := string(first) == link.Magic
 	if isLink {
-		rest := make([]byte, link.PrefaceSize-len(first))
-		if _, err := io.ReadFull(c, rest); err != nil {
+		preface := make([]byte, link.PrefaceSize)
+		n := copy(preface, first)
+		if _, err := io.ReadFull(c, preface[n:]); err != nil {
 			return
 		}
-		first = append(first, rest...)
+		if link.IsProbe(preface) { // answered, so that agents don't look for another door
+			if _, err := c.Write(preface); err != nil {
+				return
+			}
+			if _, err := io.ReadFull(c, preface); err != nil {
+				return
+			}
+		}
+		first = preface
 		h.mu.Lock()
 		h.links++
 		h.mu.Unlock()
