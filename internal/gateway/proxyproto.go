@@ -51,7 +51,7 @@ func readProxyV1(r io.Reader) (netip.AddrPort, bool, error) {
 	// Byte by byte: what follows is the client's, and goes from socket to socket.
 	line := make([]byte, 1, proxyV1Max)
 	line[0] = proxyV1Start
-	for !bytes.HasSuffix(line, []byte("\r\n")) {
+	for line[len(line)-1] != '\n' {
 		if len(line) == proxyV1Max {
 			return netip.AddrPort{}, false, fmt.Errorf("%w: the line is too long", errProxyHeader)
 		}
@@ -60,8 +60,9 @@ func readProxyV1(r io.Reader) (netip.AddrPort, bool, error) {
 		}
 		line = line[:len(line)+1]
 	}
-	fields := strings.Split(string(line[:len(line)-2]), " ")
-	if fields[0] != "PROXY" || len(fields) < 2 {
+	text, ended := strings.CutSuffix(string(line), "\r\n")
+	fields := strings.Split(text, " ")
+	if !ended || fields[0] != "PROXY" || len(fields) < 2 {
 		return netip.AddrPort{}, false, errProxyHeader
 	}
 	if fields[1] == "UNKNOWN" { // whatever follows is to be ignored
