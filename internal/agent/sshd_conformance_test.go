@@ -366,7 +366,7 @@ var conformances = []conformance{
 		if _, err := s.StdinPipe(); err != nil {
 			return err.Error()
 		}
-		if err := s.Start(`trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done`); err != nil {
+		if err := s.Start(`trap 'exit 9' USR1; echo ready; for _ in $(seq 200); do sleep 0.05; done`); err != nil {
 			return err.Error()
 		}
 		out.after(p.t, "ready")
