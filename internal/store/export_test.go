@@ -62,6 +62,15 @@ func (db *DB) DeviceSQL(accountID string, q socketxp.DeviceQuery) (list, search,
 	return l.sql.String(), s.sql.String(), c.sql.String(), [3][]any{l.args, s.args, c.args}, nil
 }
 
+// SessionSQL returns the query of a page of sessions.
+func (db *DB) SessionSQL(accountID string, q socketxp.SessionQuery) (list string, args []any, err error) {
+	s, err := db.sessionStatement(accountID, q)
+	if err != nil {
+		return "", nil, err
+	}
+	return s.sql.String(), s.args, nil
+}
+
 // ErrInjected is what a step fails with that FailAt says.
 var ErrInjected = errors.New("injected")
 

@@ -18,24 +18,6 @@ WHERE account_id = $1 AND id = $2 AND ended_at = 0;
 UPDATE sessions SET ended_at = @at, end_reason = @reason
 WHERE ended_at = 0;
 
--- name: Sessions :many
-SELECT * FROM sessions
-WHERE account_id = @account_id AND id < @before
-  AND (CAST(@user_id AS TEXT) = '' OR user_id = @user_id)
-  AND (CAST(@token_id AS TEXT) = '' OR token_id = @token_id)
-  AND (CAST(@state AS TEXT) = '' OR CAST(@state AS TEXT) = 'live' AND ended_at = 0 OR CAST(@state AS TEXT) = 'ended' AND ended_at <> 0)
-ORDER BY id DESC
-LIMIT @count;
-
--- name: SessionsOfDevice :many
-SELECT * FROM sessions
-WHERE account_id = @account_id AND device_id = @device_id AND id < @before
-  AND (CAST(@user_id AS TEXT) = '' OR user_id = @user_id)
-  AND (CAST(@token_id AS TEXT) = '' OR token_id = @token_id)
-  AND (CAST(@state AS TEXT) = '' OR CAST(@state AS TEXT) = 'live' AND ended_at = 0 OR CAST(@state AS TEXT) = 'ended' AND ended_at <> 0)
-ORDER BY id DESC
-LIMIT @count;
-
 -- name: PruneSessions :execrows
 DELETE FROM sessions WHERE id IN (
     SELECT s.id FROM sessions s WHERE s.ended_at > 0 AND s.ended_at <= @ended_by LIMIT @batch
