@@ -20,24 +20,47 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// cmdPort is `port VAR...`: free ports of 127.0.0.1, below the range of ephemeral
-// ones so that no client sits on them until they are used.
-func cmdPort(ts *testscript.TestScript, _ bool, args []string) {
-	for _, name := range args {
-		check(ts, waitFor(10*time.Second, func() error {
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+mathrand.IntN(10000)))
+// handedOut are the ports that freePort has returned; scripts run side by side.
+var handedOut sync.Map
+
+// freePort returns a free port of the loopback addresses, below the range of
+// ephemeral ones so that no client sits on it until it is used. It returns none
+// twice.
+func freePort() (port int, err error) {
+	err = waitFor(10*time.Second, func() error {
+		port = 10_000 + mathrand.IntN(20_000)
+		for _, host := range []string{"127.0.0.1", "::1"} {
+			l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+			if host == "::1" && errors.Is(err, syscall.EADDRNOTAVAIL) { // a machine without IPv6
+				continue
+			}
 			if err != nil {
 				return err
 			}
-			_, port, _ := net.SplitHostPort(l.Addr().String())
-			ts.Setenv(name, port)
-			return l.Close()
-		}))
+			if err := l.Close(); err != nil {
+				return err
+			}
+		}
+		if _, taken := handedOut.LoadOrStore(port, true); taken {
+			return fmt.Errorf("port %d is another script's", port)
+		}
+		return nil
+	})
+	return port, err
+}
+
+// cmdPort is `port VAR...`: free ports.
+func cmdPort(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		port, err := freePort()
+		check(ts, err)
+		ts.Setenv(name, strconv.Itoa(port))
 	}
 }
 

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -27,8 +26,11 @@ func TestMakeRun(t *testing.T) {
 	}
 	s := &stage{work: t.TempDir(), procs: make(map[string]*process)}
 	t.Cleanup(s.stopAll)
-	// Below the range of ephemeral ports, so that no test's client sits on it.
-	listen := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000))
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listen := fmt.Sprintf("127.0.0.1:%d", port)
 	env := append(os.Environ(), "HOME="+s.work, "SOCKETXP_RUN_LISTEN="+listen, "GOFLAGS=-buildvcs=false", "GOCACHE="+goEnv(t, "GOCACHE"), "GOMODCACHE="+goEnv(t, "GOMODCACHE"))
 
 	var devices string
