@@ -119,7 +119,7 @@ func TestQueryPlans(t *testing.T) {
 	})
 	ctx := t.Context()
 	for n, read := range map[string]func() error{
-		"Tokens":   func() error { _, err := s.Tokens(ctx, acme.id, socketxp.TokenQuery{Limit: 50}); return err },
+		"Tokens":       func() error { _, err := s.Tokens(ctx, acme.id, socketxp.TokenQuery{Limit: 50}); return err },
 		"Events":       func() error { _, err := s.Events(ctx, acme.id, socketxp.EventQuery{Limit: 50}); return err },
 		"Events after": func() error { _, err := s.Events(ctx, acme.id, socketxp.EventQuery{After: "x", Limit: 50}); return err },
 		"Events of a device": func() error {
