@@ -162,6 +162,8 @@ type world struct {
 	stop    func() error // of the gateway; may be called more than once
 	// reach opens a raw connection to the gateway; nil is TCP to its port.
 	reach func() (net.Conn, error)
+	// sessions are the TLS sessions of control channels to resume; nil for none.
+	sessions tls.ClientSessionCache
 }
 
 // start runs a gateway. Change may shorten its limits.
@@ -323,7 +325,7 @@ func (w *world) dialRaw() net.Conn {
 func (w *world) clientTLS(key ed25519.PrivateKey) *tls.Config {
 	w.Helper()
 	cfg := must[*tls.Config](w.T)(w.g.Address().TLSConfig(nil))
-	cfg.NextProtos = []string{control.ALPN}
+	cfg.NextProtos, cfg.ClientSessionCache = []string{control.ALPN}, w.sessions
 	cfg.Certificates = []tls.Certificate{must[tls.Certificate](w.T)(socketxp.KeyCertificate(key))}
 	return cfg
 }
