@@ -110,6 +110,83 @@ func forbidden(dir, name string, allowed []string) string {
 	return ""
 }
 
+// gatewayReaches is all by which the gateway's program could run something or dial
+// somewhere by itself, and why it does: what people reach ends at a device.
+var gatewayReaches = map[string]map[string]string{
+	"internal/gateway": {
+		"exec.CommandContext":      "the operator's own hook for DNS records",
+		"ssh.ParseAuthorizedKey":   "a device's host key, as text",
+		"ssh.MarshalAuthorizedKey": "a device's host key, as text",
+		"net.Dialer":               "doctor asks this very gateway",
+		"http.Client":              "doctor asks this very gateway",
+		"http.Transport":           "doctor asks this very gateway",
+	},
+	"cmd/socketxp-gateway": {},
+	"internal/relay":       {},
+	"internal/control":     {},
+	"internal/link":        {},
+	"internal/websocket":   {},
+	"internal/token":       {},
+	"internal/store":       {},
+	"internal/cluster":     {},
+}
+
+// TestNothingEndsAtTheGateway keeps it so that the gateway has no shell, no files and
+// no proxy of its own to be asked for (N-18).
+func TestNothingEndsAtTheGateway(t *testing.T) {
+	for dir, files := range packages(t, parser.SkipObjectResolution) {
+		allowed, ok := gatewayReaches[dir]
+		if !ok {
+			continue
+		}
+		for _, f := range files {
+			for _, spec := range f.Imports {
+				switch name, _ := strconv.Unquote(spec.Path.Value); name {
+				case "github.com/creack/pty", "github.com/pkg/sftp", "golang.org/x/crypto/ssh/agent", "net/http/httputil", "net/http/pprof", "net/rpc", "expvar", "plugin":
+					t.Errorf("N-18 %s imports %s", dir, name)
+				case "net", "crypto/tls", "net/http", "os", "os/exec", "syscall", "golang.org/x/sys/unix", "golang.org/x/crypto/ssh":
+					if spec.Name != nil {
+						t.Errorf("N-18 %s imports %s by another name, which this test doesn't know", dir, name)
+					}
+				}
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				use, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				of, ok := use.X.(*ast.Ident)
+				if !ok {
+					return true
+				}
+				if name := of.Name + "." + use.Sel.Name; reaches(name) && allowed[name] == "" {
+					t.Errorf("N-18 %s uses %s", dir, name)
+				}
+				return true
+			})
+		}
+	}
+}
+
+// reaches reports whether a name of the standard library, or of the SSH library, is
+// one by which a program runs others or dials.
+func reaches(name string) bool {
+	pkg, what, _ := strings.Cut(name, ".")
+	switch pkg {
+	case "exec", "ssh":
+		return true
+	case "syscall", "unix":
+		return strings.Contains(what, "Exec") || what == "Connect"
+	case "os":
+		return what == "StartProcess"
+	case "net", "tls":
+		return strings.HasPrefix(what, "Dial")
+	case "http":
+		return slices.Contains([]string{"Client", "Transport", "DefaultClient", "DefaultTransport", "Get", "Head", "Post", "PostForm"}, what)
+	}
+	return false
+}
+
 func TestForbidden(t *testing.T) {
 	for _, c := range []struct {
 		dir, name string
