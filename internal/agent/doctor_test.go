@@ -105,6 +105,22 @@ func TestDoctor(t *testing.T) {
 		}
 		b.with(func() { b.clockAhead = 0 })
 	})
+	for name, say := range map[string]string{
+		"101":                       "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\nDate: today\r\n\r\n",
+		"a redirect":                "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+		"content that never comes":  "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n",
+		"headers with no end":       "HTTP/1.1 200 OK\r\n" + strings.Repeat("X-Filler: 0123456789abcdef\r\n", 10_000),
+		"interim answers, and none": strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 10_000),
+	} {
+		t.Run("N-17 "+name, func(t *testing.T) {
+			b.with(func() { b.say = say })
+			defer b.with(func() { b.say = "" })
+			// It comes to its end, and the clock is what it can't say anything of.
+			if f := diagnose(t, DoctorOptions{WorkDir: dir.Path()}); f["clock"].Verdict != Warning || f["gateway"].Verdict != Good {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
 	t.Run("another key", func(t *testing.T) {
 		cert, pin := bedCert(t)
 		old := b.cert

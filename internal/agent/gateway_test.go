@@ -65,6 +65,7 @@ type bed struct {
 	arrived         func()        // called for each connection
 	pairs           []*relay.Pair // of all links
 	clockAhead      time.Duration // of the time that it answers with
+	say             string        // not "": the answer to what is read, after which it is silent
 	visitToken      string        // of the last visit
 	webSockets      int           // that were asked for
 	registrations   int           // requests that came to the register route
@@ -244,7 +245,17 @@ func (b *bed) serve(raw net.Conn) {
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path != doorPath {
-				b.register(w, r)
+				var say string
+				b.with(func() { say = b.say })
+				if say == "" || r.Method != http.MethodGet {
+					b.register(w, r)
+					return
+				}
+				if c, _, err := http.NewResponseController(w).Hijack(); err == nil {
+					_, _ = io.WriteString(c, say)
+					_, _ = io.Copy(io.Discard, c)
+				}
+				close(done)
 				return
 			}
 			b.with(func() { b.webSockets++ })

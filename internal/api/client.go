@@ -35,6 +35,7 @@ type Client struct {
 // calls that stream have none but their context.
 const (
 	callTimeout = 30 * time.Second
+	maxHeader   = 64 << 10 // a gateway's has less than 2 KiB; net/http would take 10 MiB
 	maxAnswer   = 8 << 20
 )
 
@@ -49,14 +50,15 @@ func NewClient(addr socketxp.GatewayAddress, tlsConfig *tls.Config, credential s
 		credential: credential,
 		http: &http.Client{
 			Transport: &http.Transport{
-				Proxy:                 http.ProxyFromEnvironment,
-				DialContext:           dialer.DialContext,
-				TLSClientConfig:       tlsConfig,
-				TLSHandshakeTimeout:   10 * time.Second,
-				ResponseHeaderTimeout: callTimeout,
-				IdleConnTimeout:       30 * time.Second,
-				MaxIdleConnsPerHost:   4,
-				ForceAttemptHTTP2:     true,
+				Proxy:                  http.ProxyFromEnvironment,
+				DialContext:            dialer.DialContext,
+				TLSClientConfig:        tlsConfig,
+				TLSHandshakeTimeout:    10 * time.Second,
+				ResponseHeaderTimeout:  callTimeout,
+				MaxResponseHeaderBytes: maxHeader,
+				IdleConnTimeout:        30 * time.Second,
+				MaxIdleConnsPerHost:    4,
+				ForceAttemptHTTP2:      true,
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
@@ -70,10 +72,11 @@ func NewClient(addr socketxp.GatewayAddress, tlsConfig *tls.Config, credential s
 func NewClientBy(addr socketxp.GatewayAddress, dial func(context.Context) (net.Conn, error), credential string) *Client {
 	c := NewClient(addr, nil, credential)
 	c.http.Transport = &http.Transport{
-		DialTLSContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
-		ResponseHeaderTimeout: callTimeout,
-		IdleConnTimeout:       30 * time.Second,
-		MaxIdleConnsPerHost:   4,
+		DialTLSContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		ResponseHeaderTimeout:  callTimeout,
+		MaxResponseHeaderBytes: maxHeader,
+		IdleConnTimeout:        30 * time.Second,
+		MaxIdleConnsPerHost:    4,
 	}
 	return c
 }
@@ -167,6 +170,10 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 		return resp, nil
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode < 200 {
+		// After 101 the body is the connection, which no context ends.
+		return nil, fmt.Errorf("%s %s: %w: status %d", method, path, errNotGateway, resp.StatusCode)
+	}
 	return nil, problemOf(method, path, resp)
 }
 

@@ -426,13 +426,14 @@ func TestClientRefuses(t *testing.T) {
 		html         bool
 	}{
 		"P-12 the page of a captive portal": {page, "a page for people", true},
-		"P-12 its redirection":              {"HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\nContent-Type: text/html\r\n\r\n", "302", true},
+		"P-12 N-17 its redirection":         {"HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\nContent-Type: text/html\r\n\r\n", "302", true},
 		"no such route":                     {"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "404", false},
 		"another protocol":                  {"SSH-2.0-OpenSSH_9.9\r\n\r\n\r\n", "HTTP", false},
-		"101 without a word":                {"HTTP/1.1 101 Switching Protocols\r\n\r\n", "no WebSocket", false},
-		"101 to something else":             {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", "no WebSocket", false},
+		"N-17 101 without a word":           {"HTTP/1.1 101 Switching Protocols\r\n\r\n", "no WebSocket", false},
+		"N-17 101 to something else":        {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", "no WebSocket", false},
 		"an answer to somebody else":        {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n", "no WebSocket", false},
-		"headers without end":               {"HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("X-Filler: 0123456789abcdef\r\n", 10_000), "HTTP", false},
+		"N-17 an interim answer":            {"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", "103", false},
+		"N-17 headers without end":          {"HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("X-Filler: 0123456789abcdef\r\n", 10_000), "HTTP", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x, y := net.Pipe()
