@@ -265,7 +265,7 @@ or, on a machine where you are signed in:
 Waiting …
 `, code, page, code)
 	if f.browser {
-		if err := openBrowser(ctx, asked.VerificationURIComplete); err != nil {
+		if err := openBrowser(ctx, gateway, asked.VerificationURIComplete); err != nil {
 			a.warn("the browser can't be opened: %v", err)
 		}
 	}
@@ -309,21 +309,37 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// openBrowser opens a page of the gateway's. The address comes from outside: only
-// https is opened, and no shell sees it.
-func openBrowser(ctx context.Context, page string) error {
-	u, err := url.Parse(page)
-	if err != nil || u.Scheme != "https" || u.Host == "" || page != agent.Printable(page) {
-		return errors.New("the gateway's page has an address that is none")
+// openBrowser opens a page of the gateway's; no shell sees its address.
+func openBrowser(ctx context.Context, gateway, page string) error {
+	page, err := pageOf(gateway, page)
+	if err != nil {
+		return err
 	}
-	name, args := "xdg-open", []string{u.String()}
+	name, args := "xdg-open", []string{page}
 	switch runtime.GOOS {
 	case "darwin":
 		name = "open"
 	case "windows":
-		name, args = "rundll32", []string{"url.dll,FileProtocolHandler", u.String()}
+		name, args = "rundll32", []string{"url.dll,FileProtocolHandler", page}
 	}
-	return exec.CommandContext(ctx, name, args...).Run() //nolint:gosec // G204: a fixed program and an https URL
+	return exec.CommandContext(ctx, name, args...).Run() //nolint:gosec // G204: a fixed program and an address of the gateway's
+}
+
+// pageOf returns the address of a page that the gateway gave, if it is one of the
+// gateway's own: it comes from outside, and a browser would open any program for it.
+func pageOf(gateway, page string) (string, error) {
+	own, err := url.Parse(gateway)
+	if err != nil {
+		return "", err
+	}
+	u, err := url.Parse(page)
+	if err != nil || u.Scheme != "https" || u.User != nil || u.Host == "" || page != agent.Printable(page) {
+		return "", errors.New("the gateway's page has an address that is none")
+	}
+	if !strings.EqualFold(u.Hostname(), own.Hostname()) {
+		return "", errors.New("the gateway's page is on another host")
+	}
+	return u.String(), nil
 }
 
 // shown cuts text of the gateway's down to what is kept and shown.
