@@ -209,7 +209,8 @@ func (d *device) stayConnected() error {
 	var tries backoff
 	for {
 		started := time.Now()
-		err := d.serveChannel()
+		err := errFault
+		guard(d.log, "control channel", func() { err = d.serveChannel() })
 		if cause := context.Cause(d.ctx); cause != nil {
 			if cause == error(errLoggedOut) { //nolint:errorlint // this very cause
 				return cause

@@ -60,7 +60,8 @@ func (l *links) take(ctx context.Context, conn *control.Conn, o control.Offer) {
 	}
 	l.serving.Go(func() {
 		defer l.leave(o.SessionID)
-		err := l.serve(t, o)
+		err := errFault
+		guard(l.device.log, "link", func() { err = l.serve(t, o) })
 		var failed *dialDoorError
 		switch {
 		case errors.As(err, &failed):

@@ -160,7 +160,7 @@ func (d *device) serveLocal(l net.Listener) {
 		}
 		serving.Go(func() {
 			defer func() { <-places }()
-			d.serveCommand(&localConn{Conn: conn})
+			guard(d.log, "command", func() { d.serveCommand(&localConn{Conn: conn}) })
 		})
 	}
 }

@@ -107,14 +107,14 @@ func (a *agentForward) serve(ctx context.Context) {
 			continue
 		}
 		// It may last as long as the connection: a client need not answer an open.
-		c.running.Go(func() {
+		c.spawn("agent connection", func() {
 			defer func() { <-c.agentConns }()
 			defer func() { _ = local.Close() }()
 			channel, requests, err := c.conn.OpenChannel(agentChannel, nil)
 			if err != nil {
 				return
 			}
-			carry(ctx, channel, requests, local)
+			carry(ctx, c.log, channel, requests, local)
 		})
 	}
 }

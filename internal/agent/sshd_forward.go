@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"strconv"
 	"sync"
@@ -42,8 +43,9 @@ func (c *sshConn) openForward(ctx, dialing context.Context, n ssh.NewChannel) {
 		refuse(ssh.ResourceShortage, "too many forwarded connections in this connection", nil)
 		return
 	}
-	c.running.Go(func() {
+	c.spawn("forwarding", func() {
 		defer func() { <-c.forwards }()
+		defer func() { _ = n.Reject(ssh.ConnectionFailed, "this device has a fault") }() // too late, but for a panic
 		local, err := c.server.dial(dialing, to)
 		switch {
 		case errors.Is(err, errNotPublished):
@@ -62,7 +64,7 @@ func (c *sshConn) openForward(ctx, dialing context.Context, n ssh.NewChannel) {
 			return
 		}
 		c.log.DebugContext(ctx, "ssh forwarding open", "destination", to.String())
-		carry(ctx, channel, requests, local)
+		carry(ctx, c.log, channel, requests, local)
 	})
 }
 
@@ -84,7 +86,7 @@ func parseForward(payload []byte) (socketxp.Destination, error) {
 // carry copies between a channel and a local connection, half-closes included,
 // until both directions have ended, the client has closed the channel, or ctx ends.
 // It closes both.
-func carry(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request, local net.Conn) {
+func carry(ctx context.Context, log *slog.Logger, channel ssh.Channel, requests <-chan *ssh.Request, local net.Conn) {
 	stop := context.AfterFunc(ctx, func() { _ = local.Close() })
 	defer stop()
 	var attending, copying sync.WaitGroup
@@ -97,7 +99,16 @@ func carry(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Reques
 		_ = local.SetReadDeadline(time.Unix(1, 0))
 		_ = local.SetWriteDeadline(time.Now().Add(lastBytesLimit))
 	})
-	copying.Go(func() {
+	// copyOne guards a direction; one that panics ends both.
+	copyOne := func(do func()) {
+		copying.Go(func() {
+			if !guard(log, "ssh stream", do) {
+				_ = local.Close()
+				_ = channel.Close()
+			}
+		})
+	}
+	copyOne(func() {
 		if _, err := io.Copy(local, channel); err == nil {
 			if h, ok := local.(halfCloser); ok && h.CloseWrite() == nil {
 				return
@@ -107,7 +118,7 @@ func carry(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Reques
 		_ = local.Close()
 		_ = channel.Close()
 	})
-	copying.Go(func() {
+	copyOne(func() {
 		if _, err := io.Copy(channel, local); err != nil {
 			_ = channel.Close() // it was reset: the client must not take it for the end
 			return

@@ -305,7 +305,7 @@ func TestCarryLastBytes(t *testing.T) {
 	t.Run("are delivered after the client has left", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ours, theirs := net.Pipe()
-			go carry(t.Context(), leftChannel{said: strings.NewReader(strings.Repeat("x", 100_000))}, closed, ours)
+			go carry(t.Context(), slog.New(slog.DiscardHandler), leftChannel{said: strings.NewReader(strings.Repeat("x", 100_000))}, closed, ours)
 			<-time.After(lastBytesLimit / 2) // a slow one
 			got, err := io.ReadAll(theirs)
 			if len(got) != 100_000 || err != nil {
@@ -317,7 +317,7 @@ func TestCarryLastBytes(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ours, theirs := net.Pipe()
 			start := time.Now()
-			carry(t.Context(), leftChannel{said: strings.NewReader(strings.Repeat("x", 100_000))}, closed, ours)
+			carry(t.Context(), slog.New(slog.DiscardHandler), leftChannel{said: strings.NewReader(strings.Repeat("x", 100_000))}, closed, ours)
 			if took := time.Since(start); took != lastBytesLimit {
 				t.Errorf("after %v", took)
 			}

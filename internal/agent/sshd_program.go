@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"sync"
@@ -277,7 +278,7 @@ func (p *program) result() result {
 // the program and what is left of its group are hung up, killed if they resist, and
 // false is returned. What has left the group (a daemon, a job that was put in the
 // background of a terminal) goes on, but can't reach the channel or the terminal.
-func (p *program) serve(channel ssh.Channel, gone <-chan struct{}) (result, bool) {
+func (p *program) serve(log *slog.Logger, channel ssh.Channel, gone <-chan struct{}) (result, bool) {
 	defer p.closeStreams()
 	defer p.reap()
 
@@ -294,11 +295,12 @@ func (p *program) serve(channel ssh.Channel, gone <-chan struct{}) (result, bool
 		close(ended)
 	}()
 
-	p.input.Go(func() { p.feed(channel) })
+	// One stream that panics ends alone: the program sees its end, or the client does.
+	p.input.Go(func() { guard(log, "ssh stream", func() { p.feed(channel) }) })
 	var output sync.WaitGroup
-	output.Go(func() { drain(channel, p.stdout, ended) })
+	output.Go(func() { guard(log, "ssh stream", func() { drain(channel, p.stdout, ended) }) })
 	if p.stderr != nil {
-		output.Go(func() { drain(channel.Stderr(), p.stderr, ended) })
+		output.Go(func() { guard(log, "ssh stream", func() { drain(channel.Stderr(), p.stderr, ended) }) })
 	}
 	delivered := make(chan struct{})
 	go func() {

@@ -91,9 +91,9 @@ func (s *session) serve(ctx context.Context) {
 	go func() {
 		defer close(attended)
 		defer close(gone)
-		s.attend(ctx, p)
+		guard(log, "ssh session", func() { s.attend(ctx, p) })
 	}()
-	if result, ok := p.serve(s.channel, gone); ok {
+	if result, ok := p.serve(log, s.channel, gone); ok {
 		s.report(result)
 		log.InfoContext(ctx, "ssh session ended", "result", result)
 	} else {

@@ -201,13 +201,19 @@ type sshConn struct {
 	sessions, forwards, agentConns chan struct{}
 }
 
+// spawn guards do in a goroutine that serves the connection.
+func (c *sshConn) spawn(what string, do func()) {
+	c.running.Go(func() { guard(c.log, "ssh "+what, do) })
+}
+
 // serve runs the connection to its end, and that of all that was opened in it.
 func (c *sshConn) serve(ctx context.Context, channels <-chan ssh.NewChannel, requests <-chan *ssh.Request, heard *listened) {
 	defer c.running.Wait()
 	// What dials for the client stops when it has left.
 	dialing, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c.running.Go(func() {
+	c.spawn("connection's requests", func() {
+		defer func() { _ = c.conn.Close() }() // the library stalls without a reader
 		rate := pace{every: time.Second / requestsPerSecond, burst: requestBurst}
 		for r := range requests {
 			rate.wait(dialing)
@@ -215,7 +221,7 @@ func (c *sshConn) serve(ctx context.Context, channels <-chan ssh.NewChannel, req
 			_ = r.Reply(r.Type == aliveRequest, nil)
 		}
 	})
-	c.running.Go(func() {
+	c.spawn("sign of life", func() {
 		if heard.keepAlive(dialing, c.conn) {
 			c.log.InfoContext(ctx, "ssh connection: the client gives no sign of life", "after", deadLimit.String())
 		}
@@ -250,7 +256,7 @@ func (c *sshConn) openSession(ctx context.Context, n ssh.NewChannel) {
 		<-c.sessions
 		return
 	}
-	c.running.Go(func() {
+	c.spawn("session", func() {
 		defer func() { <-c.sessions }()
 		session := session{
 			sshConn: c, channel: channel, requests: requests,

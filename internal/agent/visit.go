@@ -244,7 +244,9 @@ func (v *slave) accept(l net.Listener) {
 		}
 		v.running.Go(func() {
 			defer func() { <-v.peers }()
-			v.serve(local)
+			if !guard(v.options.Log, "connection", func() { v.serve(local) }) {
+				reset(local)
+			}
 		})
 	}
 }

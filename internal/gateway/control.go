@@ -60,16 +60,22 @@ func (g *Gateway) serveControl(ctx context.Context, conn *tls.Conn, proven func(
 	}
 	c.ctx, c.end = context.WithCancel(ctx)
 	g.live.join(c)
+	served := false
+	defer func() {
+		if !served {
+			c.over()
+		}
+	}()
 	serve, err := c.begin()
 	if err != nil {
 		if !errors.Is(err, errOver) {
 			c.dismiss(err)
 			c.awaitEnd()
 		}
-		c.over()
 		return
 	}
-	g.all.Go(func() {
+	served = true
+	g.spawn("control channel", func() {
 		defer c.over()
 		serve()
 	})
@@ -140,7 +146,7 @@ func (c *channel) dismiss(why error) {
 	c.dismissed.Do(func() {
 		e := clientError(why)
 		c.g.stats.refused(doorControl, e.Code)
-		c.g.all.Go(func() {
+		c.g.spawn("message", func() {
 			late := time.AfterFunc(partingTime, func() { _ = c.conn.Close() })
 			defer late.Stop()
 			if c.tell(control.Refused{Code: e.Code, Message: e.Message, Hint: e.Hint, RetryAfter: retryAfter(e.Code)}) != nil {
@@ -344,12 +350,14 @@ var errDeviceDisabled = socketxp.Errorf(socketxp.CodeDeviceDisabled, "the device
 // serve takes the device's messages until the channel is over.
 func (d *deviceChannel) serve() {
 	d.g.log.Debug("a device is connected", "account", d.accountID, "device", d.id, "remote", d.remote.String())
+	defer func() {
+		d.letGo()
+		d.g.live.remove(d)
+		d.g.presence.down(d.id)
+	}()
 	for {
 		m, err := d.conn.Receive(d.ctx)
 		if err != nil {
-			d.letGo()
-			d.g.live.remove(d)
-			d.g.presence.down(d.id)
 			d.g.log.Debug("a device is gone", "account", d.accountID, "device", d.id, "error", err)
 			return
 		}

@@ -139,7 +139,7 @@ func (g *Gateway) askForKeys(context.Context) {
 		}
 		if d.keyIsDue(now, g.cfg.DeviceKeyLife) {
 			left--
-			g.all.Go(func() { _ = d.tell(control.KeyDue{}) })
+			g.spawn("message", func() { _ = d.tell(control.KeyDue{}) })
 		}
 	}
 }
@@ -198,8 +198,8 @@ func (t *visit) renew() {
 	t.left, t.reason = true, errKeyChanged.Code
 	t.mu.Unlock()
 	t.visitor.forget(t)
-	t.g.all.Go(func() {
-		<-t.answered
+	t.g.spawn("message", func() {
+		t.awaitAnswer()
 		_ = t.visitor.tell(control.Ended{Visit: t.number, Code: socketxp.CodeUnavailable, Message: errKeyChanged.Message})
 	})
 	t.endIfOver()

@@ -66,7 +66,7 @@ func (g *Gateway) acceptAll(ctx context.Context) error {
 			_ = conn.Close()
 			continue
 		}
-		g.all.Go(func() { g.enter(ctx, &inbound{rawConn: conn, remote: conn.RemoteAddr()}, release) })
+		g.spawn("connection", func() { g.enter(ctx, &inbound{rawConn: conn, remote: conn.RemoteAddr()}, release) })
 	}
 }
 
@@ -119,6 +119,13 @@ func (g *Gateway) enter(ctx context.Context, conn *inbound, release func()) {
 	defer stop()
 
 	var first [1]byte
+	served := false
+	defer func() {
+		if !served {
+			release()
+			_ = conn.Close()
+		}
+	}()
 	door, err := doorNone, error(nil)
 	if _, err = io.ReadFull(conn, first[:]); err == nil {
 		release, err = g.heedProxy(conn, &first, release)
@@ -136,11 +143,9 @@ func (g *Gateway) enter(ctx context.Context, conn *inbound, release func()) {
 			}
 		}
 	}
-	if err == nil {
+	if served = err == nil; served {
 		return
 	}
-	release()
-	_ = conn.Close()
 	if err == io.EOF { //nolint:errorlint // bare, it means that nothing was said
 		return // load balancers look so whether somebody listens
 	}
@@ -225,17 +230,20 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 		return doorHTTPS, socketxp.Errorf(socketxp.CodeRateLimited, "too many connections")
 	}
 	raw.closed = place
+	handed := false
+	defer func() {
+		if !handed {
+			_ = raw.Close()
+		}
+	}()
 	tlsConn := tls.Server(raw, g.httpsTLS)
 	if err := tlsConn.HandshakeContext(context.Background()); err != nil {
-		_ = raw.Close()
 		return doorHTTPS, err
 	}
 	g.stats.entered(doorHTTPS, start)
 	_ = conn.SetDeadline(time.Time{})
 	release()
-	if !g.handedOn.give(tlsConn) {
-		_ = tlsConn.Close()
-	}
+	handed = g.handedOn.give(tlsConn)
 	return doorHTTPS, nil
 }
 
@@ -266,7 +274,7 @@ func (g *Gateway) enterLink(conn *inbound, first byte, start time.Time, release 
 	release()
 	// In a goroutine of its own: the relay owns the connection from here on, and
 	// ends it at shutdown in its own time.
-	g.all.Go(func() {
+	g.spawn("link", func() {
 		if err := g.relay.Join(conn.rawConn, ticket); err != nil {
 			g.stats.refused(doorLink, socketxp.CodeOf(err))
 		}

@@ -27,7 +27,7 @@ func (g *Gateway) startHousekeeping(ctx context.Context) {
 func (g *Gateway) every(ctx context.Context, interval time.Duration, do func(context.Context)) {
 	g.all.Go(func() {
 		for wait(ctx, interval) {
-			do(ctx)
+			g.guard("round of housekeeping", func() { do(ctx) })
 		}
 	})
 }

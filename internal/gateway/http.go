@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -361,12 +360,11 @@ func (r *router) panicked(w *recorder, req *http.Request, v any) {
 	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(http.ErrAbortHandler) // a handler's way to cut off an answer it has begun
 	}
-	r.g.stats.panicked()
-	r.g.log.Error("a handler panicked", "method", req.Method, "route", req.Pattern, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	r.g.panicked("request", v)
 	if w.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	r.answer(w, req, fmt.Errorf("panic: %v", v))
+	r.answer(w, req, fmt.Errorf("panic: %s", panicText(v)))
 }
 
 // finish counts and logs a request.

@@ -308,7 +308,7 @@ func TestPanics(t *testing.T) {
 		if rec := serve("/panics"); rec.Code != http.StatusInternalServerError || strings.Contains(rec.Body.String(), "kaboom") {
 			t.Fatalf("got %d %s", rec.Code, rec.Body)
 		}
-		if !strings.Contains(log.String(), "http_test.go") || !strings.Contains(log.String(), "kaboom") {
+		if !strings.Contains(log.String(), "http_test.go") || strings.Contains(log.String(), "kaboom") {
 			t.Fatalf("the log has %s", log.String())
 		}
 	})

@@ -107,9 +107,7 @@ func (g *Gateway) open(t openThing, seen uint64) error {
 	if !again {
 		return nil
 	}
-	ctx, cancel := g.asked(context.Background())
-	defer cancel()
-	err := t.judge(ctx, g.newPass())
+	err := g.judgeOne(context.Background(), g.newPass(), t)
 	if err == nil {
 		return nil
 	}
@@ -217,7 +215,7 @@ func (l *live) awaitParted(d time.Duration) {
 func (g *Gateway) sayGoAway() {
 	for _, c := range g.live.allChannels() {
 		// One that is not welcomed yet can't be told, and is closed by the try.
-		g.all.Go(func() {
+		g.spawn("message", func() {
 			_ = c.tell(control.GoAway{Message: "the gateway is shutting down", RetryAfter: drainRetry})
 		})
 	}
@@ -293,7 +291,7 @@ func (g *Gateway) judgeNow(ctx context.Context, p *pass, things []openThing, str
 		err := g.judgeOne(ctx, p, t)
 		switch {
 		case err == nil:
-		case refuses(err):
+		case refuses(err), err == errUnjudged: //nolint:errorlint // this very error
 			t.cut(err)
 		default:
 			told = false
@@ -311,8 +309,14 @@ func (g *Gateway) judgeOne(ctx context.Context, p *pass, t openThing) error {
 	}
 	ctx, cancel := g.asked(ctx)
 	defer cancel()
-	return t.judge(ctx, p)
+	err := errUnjudged
+	g.guard("judgement", func() { err = t.judge(ctx, p) })
+	return err
 }
+
+// errUnjudged is about a thing that could not be judged for a fault of ours: it must
+// not stay open.
+var errUnjudged error = socketxp.Errorf(socketxp.CodeUnavailable, "the gateway has a fault").WithHint("its log says more")
 
 // sweep judges all that is open, and reports whether the database told about all.
 func (g *Gateway) sweep(ctx context.Context) bool {

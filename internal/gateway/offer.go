@@ -59,7 +59,7 @@ func (f *offers) refused(deviceID string, m control.OfferRefused) {
 	f.mu.Unlock()
 	o.pair.Cut()
 	o.to.g.stats.refused(doorLink, deviceCode(m.Code))
-	o.to.g.all.Go(func() {
+	o.to.g.spawn("message", func() {
 		<-o.sent
 		_ = o.to.tell(control.LinkRefused{Visit: o.visit, Link: o.link, Code: deviceCode(m.Code), Message: "the device refused: " + m.Message})
 	})

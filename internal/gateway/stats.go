@@ -25,7 +25,7 @@ type stats struct {
 	bytes        *prometheus.CounterVec // by direction
 	storeErrors  prometheus.Counter
 	requestTimes *prometheus.HistogramVec // by status class
-	panics       prometheus.Counter
+	panics       *prometheus.CounterVec   // by what was lost
 }
 
 func newStats(g *Gateway) *stats {
@@ -62,9 +62,9 @@ func newStats(g *Gateway) *stats {
 			Name: "socketxp_http_request_seconds", Help: "Time to serve an HTTP request, by class of status.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
 		}, []string{"status"}),
-		panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "socketxp_http_panics_total", Help: "HTTP requests that were lost to a fault of ours.",
-		}),
+		panics: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "socketxp_panics_total", Help: "What was lost to a fault of the gateway, by kind.",
+		}, []string{"lost"}),
 	}
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
@@ -116,7 +116,7 @@ func (s *stats) visited(start time.Time) { s.visits.Observe(time.Since(start).Se
 func (s *stats) linked(start time.Time)  { s.links.Observe(time.Since(start).Seconds()) }
 func (s *stats) cut(code socketxp.Code)  { s.cuts.WithLabelValues(string(code)).Inc() }
 func (s *stats) storeError()             { s.storeErrors.Inc() }
-func (s *stats) panicked()               { s.panics.Inc() }
+func (s *stats) panicked(lost string)    { s.panics.WithLabelValues(lost).Inc() }
 
 func (s *stats) linkOver(up, down int64) {
 	s.bytes.WithLabelValues("up").Add(float64(up))

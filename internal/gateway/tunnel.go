@@ -71,7 +71,7 @@ func (g *Gateway) acceptTunnels(ctx context.Context) {
 	for {
 		select {
 		case serve := <-g.tunnels:
-			g.all.Go(func() { serve(ctx) })
+			g.spawn("connection", func() { serve(ctx) })
 		case <-ctx.Done():
 			return
 		}

@@ -121,7 +121,7 @@ func (t *visit) expect() (*relay.Pair, error) {
 		return nil, err
 	}
 	t.links[pair] = struct{}{}
-	t.g.all.Go(func() {
+	t.g.spawn("link's count", func() {
 		select {
 		case <-pair.Joined():
 			t.linkJoined()
@@ -225,11 +225,20 @@ func (t *visit) cut(why error) {
 	}
 	t.visitor.forget(t)
 	t.g.stats.cut(e.Code)
-	t.g.all.Go(func() {
-		<-t.answered
+	t.g.spawn("message", func() {
+		t.awaitAnswer()
 		_ = t.visitor.tell(control.Ended{Visit: t.number, Code: e.Code, Message: e.Message, Hint: e.Hint})
 	})
 	t.endIfOver()
+}
+
+// awaitAnswer waits until the visitor has been told that the visit is granted, or is
+// gone.
+func (t *visit) awaitAnswer() {
+	select {
+	case <-t.answered:
+	case <-t.visitor.ctx.Done():
+	}
 }
 
 // watchExpiry has the visit judged when its token expires: nothing outlives the
@@ -262,7 +271,7 @@ func (t *visit) endIfOver() {
 	entry := t.entry("session.end", s.EndedAt)
 	entry.Reason = s.EndReason
 	entry.Detail = fmt.Sprintf("%s, %d links, %d bytes up, %d down", s.Destination, s.Links, s.BytesUp, s.BytesDown)
-	t.g.all.Go(func() {
+	t.g.spawn("session's end", func() {
 		defer t.g.live.remove(t)
 		t.g.endSession(s, entry)
 	})

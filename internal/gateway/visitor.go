@@ -247,13 +247,17 @@ func (v *visitor) request(m control.LinkRequest) {
 		refuse(err)
 		return
 	}
-	v.g.all.Go(func() {
-		if err := t.offer(pair, v, m.Link); err != nil {
-			pair.Cut()
-			refuse(err)
-			return
-		}
-		v.g.stats.linked(started)
+	v.g.spawn("link", func() {
+		err := errors.New("it panicked")
+		defer func() {
+			if err != nil {
+				pair.Cut()
+				refuse(err)
+				return
+			}
+			v.g.stats.linked(started)
+		}()
+		err = t.offer(pair, v, m.Link)
 	})
 }
 

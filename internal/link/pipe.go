@@ -19,23 +19,39 @@ func Pipe(local net.Conn, c *Conn) (toLink, fromLink int64, err error) {
 	if _, ok := local.(halfCloser); !ok {
 		local = &whole{Conn: local}
 	}
-	up := make(chan error, 1)
+	up, fault := make(chan error, 1), any(nil)
+	whole := false
+	defer func() { // also after a panic
+		if !whole {
+			_ = c.Reset("")
+		}
+		_ = c.Close()
+		_ = local.Close()
+	}()
 	go func() {
-		n, err := copyToLink(local, c)
-		toLink = n
-		up <- err
+		err := errFault
+		defer func() {
+			if fault = recover(); fault != nil {
+				abort(local) // wakes the other direction
+				_ = c.Reset("")
+			}
+			up <- err
+		}()
+		toLink, err = copyToLink(local, c)
 	}()
 	fromLink, err = copyFromLink(local, c)
-	if upErr := <-up; err == nil || errors.Is(err, net.ErrClosed) && upErr != nil {
+	upErr := <-up
+	if fault != nil {
+		panic(fault) // the caller can outlive it; in that goroutine nobody could
+	}
+	if err == nil || errors.Is(err, net.ErrClosed) && upErr != nil {
 		err = upErr
 	}
-	if err != nil {
-		_ = c.Reset("")
-	}
-	_ = c.Close()
-	_ = local.Close()
+	whole = err == nil
 	return toLink, fromLink, err
 }
+
+var errFault = errors.New("it panicked")
 
 type halfCloser interface{ CloseWrite() error }
 

@@ -275,3 +275,32 @@ func TestPoolManyConnections(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// faultyConn panics when it is read.
+type faultyConn struct{ *net.TCPConn }
+
+func (faultyConn) Read([]byte) (int, error) { panic("no way to read") }
+
+// P-22: a panic of either direction is the caller's to outlive, and both ends of the
+// connection hear that it is over.
+func TestP22PanicInPipe(t *testing.T) {
+	v, d := newRelayed(t, nil).links(newKeys())
+	vc, dc := open(t, v, d)
+	outer, local := tcpPair(t)
+	defer func() { _ = outer.Close() }()
+	lost := make(chan any, 1)
+	go func() {
+		defer func() { lost <- recover() }()
+		_, _, _ = Pipe(faultyConn{local}, vc)
+	}()
+	if v := <-lost; v != "no way to read" {
+		t.Errorf("got %v", v)
+	}
+	if _, err := outer.Read(make([]byte, 1)); err == nil {
+		t.Error("the local connection is still open")
+	}
+	if _, err := dc.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("the other end of the link was told of an orderly end: %v", err)
+	}
+	_ = dc.Close()
+}

@@ -106,11 +106,17 @@ func (p *Pair) end(reset, expired bool) {
 // or the pair ends. Each side's Join calls it for its own direction.
 func (p *Pair) copy(from side) {
 	src, dst := p.conns[from], p.conns[from.other()]
-	err := move(dst, src, &p.moved[from])
-	if err == nil {
-		err = closeWrite(dst)
+	whole := false
+	defer func() { p.copied(whole) }() // also of a copy that panics
+	if move(dst, src, &p.moved[from]) == nil {
+		whole = closeWrite(dst) == nil
 	}
-	if err != nil {
+}
+
+// copied says that a direction copies no more, because its end was passed on or
+// because it was cut off.
+func (p *Pair) copied(whole bool) {
+	if !whole {
 		// A reset on one side is a reset on the other. After a Cut this is how the
 		// copies end.
 		p.end(true, false)

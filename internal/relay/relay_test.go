@@ -317,6 +317,38 @@ func TestReset(t *testing.T) {
 }
 
 // TestBytes: a counter tells of every byte that has arrived, not of whole chunks.
+// faultyConn panics when it is read.
+type faultyConn struct{ net.Conn }
+
+func (faultyConn) Read([]byte) (int, error) { panic("no way to read") }
+
+func TestP22PanicEndsOnePair(t *testing.T) {
+	r := New(Options{})
+	_, visitor, device := joined(t, r) // another pair
+	p := expect(t, r)
+	near, _ := join(t, r, p.VisitorTicket())
+	_, far := dialled(t)
+	lost := make(chan any, 1)
+	go func() {
+		defer func() { lost <- recover() }()
+		_ = r.Join(faultyConn{far}, p.DeviceTicket())
+	}()
+	if v := <-lost; v != "no way to read" {
+		t.Errorf("got %v: Join must not hide it", v)
+	}
+	done(t, "the end of the pair", p.Done())
+	if _, err := near.Read(make([]byte, 1)); err == nil {
+		t.Error("P-22 the other half is still open")
+	}
+	if waiting, joined := r.Counts(); waiting != 0 || joined != 1 {
+		t.Errorf("P-22 %d waiting, %d joined", waiting, joined)
+	}
+	_, _ = visitor.Write([]byte("x"))
+	if _, err := io.ReadFull(device, make([]byte, 1)); err != nil {
+		t.Errorf("P-22 the other pair: %v", err)
+	}
+}
+
 func TestBytes(t *testing.T) {
 	p, visitor, device := joined(t, New(Options{}))
 	for i := range 10 {
