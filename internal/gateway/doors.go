@@ -412,15 +412,16 @@ func (h *handedOn) Addr() net.Addr { return &net.TCPAddr{} }
 // an answer that leaves too slowly is cut off; a handler that needs longer (an
 // event stream, an export) moves its own deadlines by http.ResponseController.
 func (g *Gateway) newHTTPServer(handler http.Handler) *http.Server {
+	l := g.rest.limits
 	return &http.Server{
 		Handler:           handler,
 		TLSConfig:         g.httpsTLS, // tells net/http that connections may speak HTTP/2
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      time.Minute,
-		IdleTimeout:       2 * time.Minute,
+		ReadHeaderTimeout: l.headers,
+		ReadTimeout:       l.body,
+		WriteTimeout:      l.answer,
+		IdleTimeout:       l.idle,
 		MaxHeaderBytes:    16 << 10,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 100},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 100, WriteByteTimeout: l.stuck},
 		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}

@@ -304,23 +304,6 @@ func TestStalledHandshakesDelayNobody(t *testing.T) {
 	}
 }
 
-func TestX07SlowHTTP(t *testing.T) {
-	t.Parallel()
-	w := start(t)
-	c := tls.Client(w.dialRaw(), func() *tls.Config {
-		cfg := w.clientTLS(newKey(t))
-		cfg.NextProtos = []string{"http/1.1"}
-		return cfg
-	}())
-	begin := time.Now()
-	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
-	readEnd(t, c)
-	if took := time.Since(begin); took < 4*time.Second || took > 20*time.Second {
-		t.Errorf("cut after %v, want about 5 s", took)
-	}
-	eventually(t, patience, "its place is free again", func() bool { return w.g.httpsConns.count() == 0 })
-}
-
 func TestHTTPSConnectionsAreBounded(t *testing.T) {
 	w := start(t, func(l *limits) { l.httpsPerIP = 2 })
 	cfg := w.clientTLS(newKey(t))

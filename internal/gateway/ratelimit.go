@@ -43,6 +43,13 @@ type httpLimits struct {
 	// refused whatever was done to find out.
 	passwordWait, refuseAfter time.Duration
 
+	// headers, body and answer are how long a request's headers and all of it may take
+	// to come, and its answer to be taken in: with bodies of 1 MiB at most, that is a
+	// rate too. Idle is for the time between requests, and stuck for a connection that
+	// takes not a byte: over HTTP/2 only the answers have ends by answer, not what
+	// carries them.
+	headers, body, answer, idle, stuck time.Duration
+
 	heartbeat, recheck time.Duration // of an event stream
 	request            time.Duration // to serve one, its body read; a claim of an Idempotency-Key lives for a minute
 }
@@ -57,6 +64,7 @@ func defaultHTTPLimits() httpLimits {
 		refusals: quota{0.2, 60},
 		streams:  50, exports: 2,
 		passwords: 2, passwordQueue: 40, passwordWait: 5 * time.Second, refuseAfter: 300 * time.Millisecond,
+		headers: 5 * time.Second, body: 30 * time.Second, answer: time.Minute, idle: 2 * time.Minute, stuck: 15 * time.Second,
 		heartbeat: 15 * time.Second, recheck: 30 * time.Second,
 		request: 20 * time.Second,
 	}
