@@ -203,7 +203,7 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 	if err != nil {
 		return doorNone, err
 	}
-	raw := &peekedConn{inbound: conn, head: peeked}
+	raw := &peekedConn{inbound: conn, head: peeked, left: maxHandshake}
 	if slices.Contains(protocols, acmez.ACMETLS1Protocol) && g.cfg.ACMEAgree {
 		defer release()
 		return doorACME, g.enterACME(raw)
@@ -213,6 +213,7 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 		if err := tlsConn.HandshakeContext(context.Background()); err != nil {
 			return doorControl, err
 		}
+		raw.left = -1
 		g.stats.entered(doorControl, start)
 		_ = conn.SetDeadline(time.Time{})
 		// The channel's own heartbeats tell more than keepalives would, and an idle
@@ -240,6 +241,7 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 	if err := tlsConn.HandshakeContext(context.Background()); err != nil {
 		return doorHTTPS, err
 	}
+	raw.left = -1
 	g.stats.entered(doorHTTPS, start)
 	_ = conn.SetDeadline(time.Time{})
 	release()
@@ -287,6 +289,14 @@ func (g *Gateway) enterLink(conn *inbound, first byte, start time.Time, release 
 // real one has about 2 KiB.
 const maxHello = 64 << 10
 
+// maxHandshake is the most that a client may send from its ClientHello to the end of
+// its handshake. An agent sends 1 KiB: its certificate is only the wrapping of a key.
+// crypto/tls itself would take in 256 KiB of certificates, and keep them for as long
+// as the connection lives.
+const maxHandshake = 16 << 10
+
+var errLongHandshake = errors.New("the handshake is too long")
+
 // peekClientHello reads a TLS ClientHello, which may come in many records, and
 // returns the protocols it offers and all that was read of r. It leaves the
 // parsing to crypto/tls, which gets to see these bytes and no more.
@@ -323,13 +333,24 @@ func (peeker) SetWriteDeadline(time.Time) error { return nil }
 // peekedConn is a connection whose first bytes were read already.
 type peekedConn struct {
 	*inbound
-	head   []byte // guarded by tls.Conn's reading one at a time
 	closed func() // called by Close; nil for nothing
+
+	// Guarded by tls.Conn's reading one at a time.
+	head []byte
+	left int // that may still be read before the handshake is done; negative for no limit
 }
 
 func (c *peekedConn) Read(b []byte) (int, error) {
-	if len(c.head) == 0 {
+	switch {
+	case len(c.head) > 0:
+	case c.left == 0:
+		return 0, errLongHandshake
+	case c.left < 0:
 		return c.inbound.Read(b)
+	default:
+		n, err := c.inbound.Read(b[:min(len(b), c.left)])
+		c.left -= n
+		return n, err
 	}
 	n := copy(b, c.head)
 	if c.head = c.head[n:]; len(c.head) == 0 {
