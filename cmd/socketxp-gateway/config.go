@@ -85,6 +85,10 @@ func (s *settings) load(environ []string) error {
 			s.origin[f.Name] = "--" + f.Name
 		}
 	})
+	if s.origin["database"] != "default" && hasPassword(s.config.Database) {
+		return socketxp.Errorf(socketxp.CodeInvalid, "configuration: the password of --database would show in the list of processes").
+			WithHint("write the URL into a file that only you can read, and set SOCKETXP_DATABASE_FILE to its name")
+	}
 	if err := s.loadEnvironment(environ); err != nil {
 		return err
 	}
@@ -268,6 +272,22 @@ func (s *settings) print(w io.Writer) error {
 	return err
 }
 
+// passwordKeys are the parameters of a database's URL that are secret.
+var passwordKeys = []string{"password", "sslpassword"}
+
+// hasPassword reports whether a database's URL has one in it.
+func hasPassword(database string) bool {
+	u, err := url.Parse(database)
+	if err != nil {
+		return true // nobody knows
+	}
+	_, has := u.User.Password()
+	for _, key := range passwordKeys {
+		has = has || u.Query().Has(key)
+	}
+	return has
+}
+
 // maskPassword returns a database's URL without its password. What can't be
 // parsed is not shown at all.
 func maskPassword(database string) string {
@@ -278,8 +298,14 @@ func maskPassword(database string) string {
 	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" || u.Opaque != "" {
 		return "(not shown)"
 	}
-	if q := u.Query(); q.Has("password") {
-		q.Set("password", "xxxxx")
+	q, secret := u.Query(), false
+	for _, key := range passwordKeys {
+		if q.Has(key) {
+			q.Set(key, "xxxxx")
+			secret = true
+		}
+	}
+	if secret {
 		u.RawQuery = q.Encode()
 	}
 	return u.Redacted()

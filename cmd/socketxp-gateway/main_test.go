@@ -36,6 +36,7 @@ func TestMaskPassword(t *testing.T) {
 		"host=db user=gw password=secret":          "(not shown)",
 		"postgres:gw:secret@db/name":               "(not shown)",
 		"postgres://gw:secret@db/n?password=again": "postgres://gw:xxxxx@db/n?password=xxxxx",
+		"postgres://gw@db/n?sslpassword=secret":    "postgres://gw@db/n?sslpassword=xxxxx",
 	} {
 		if got := maskPassword(in); got != want {
 			t.Errorf("maskPassword(%q) = %q, want %q", in, got, want)
