@@ -386,8 +386,17 @@ func (r *router) finish(w *recorder, req *http.Request, c *call, start time.Time
 	case socketxp.CodeUnavailable:
 		g.log.Warn("a request could not be served", "method", req.Method, "route", req.Pattern, "error", err)
 	default:
-		g.log.Debug("a request was refused", "method", req.Method, "path", clipText(req.URL.Path), "remote", c.remote.String(), "code", string(code), "error", err.Error())
+		g.log.Debug("a request was refused", "method", req.Method, "route", routeText(req), "remote", c.remote.String(), "code", string(code), "error", err.Error())
 	}
+}
+
+// routeText names what a request is for. The address itself is logged only if there
+// is no route for it: what stands in the place of an id or a name may be anything.
+func routeText(req *http.Request) string {
+	if req.Pattern != "" {
+		return req.Pattern
+	}
+	return clipText(req.URL.Path)
 }
 
 // remoteOf returns where a request comes from. Headers that claim to know better

@@ -31,6 +31,7 @@ type description struct {
 	Paths map[string]map[string]struct {
 		Parameters []struct {
 			Name   string  `json:"name"`
+			In     string  `json:"in"`
 			Schema *schema `json:"schema"`
 		} `json:"parameters"`
 		Body struct {
