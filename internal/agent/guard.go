@@ -15,7 +15,7 @@ import (
 func guard(log *slog.Logger, what string, do func()) (done bool) {
 	defer func() {
 		if v := recover(); v != nil {
-			log.Error("a fault of the agent has cost a "+what, "panic", panicText(v), "faults", faults.Add(1), "stack", panicStack())
+			log.Error("the agent has a fault", "lost", what, "panic", panicText(v), "faults", faults.Add(1), "stack", panicStack())
 		}
 	}()
 	do()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -50,8 +51,12 @@ func (f faultyLog) WithAttrs(a []slog.Attr) slog.Handler {
 // tellsOfFault fails unless the log says what was lost and where, and no secret.
 func tellsOfFault(t *testing.T, log *lockedBuffer, what string) {
 	t.Helper()
+	lost := "lost=" + what
+	if strings.Contains(what, " ") {
+		lost = "lost=" + strconv.Quote(what)
+	}
 	until(t, func() error {
-		if !strings.Contains(log.String(), "a fault of the agent has cost a "+what) {
+		if !strings.Contains(log.String(), lost+" ") {
 			return errNotYet
 		}
 		return nil

@@ -65,7 +65,7 @@ func (c *canaries) bytes(what string, secret []byte) {
 	if len(secret) < 16 {
 		c.t.Fatalf("the %s is %x", what, secret)
 	}
-	list := strings.Trim(fmt.Sprint(secret), "[]") // as %v and JSON lists have it
+	list := strings.Trim(fmt.Sprintf("%d", secret), "[]") // as %v and JSON lists have it
 	c.forms[what] = append(c.forms[what], string(secret), hex.EncodeToString(secret), strings.ToUpper(hex.EncodeToString(secret)),
 		strings.TrimRight(base64.StdEncoding.EncodeToString(secret), "="), strings.TrimRight(base64.URLEncoding.EncodeToString(secret), "="),
 		list, strings.ReplaceAll(list, " ", ","))
@@ -308,7 +308,7 @@ func TestX17Canaries(t *testing.T) {
 	}
 
 	said := map[string]string{}
-	for _, path := range []string{"/audit?limit=200", "/audit/export", "/events?limit=200", "/tokens", "/devices", "/tunnels", "/sessions", "/groups", "/me", "/me/signins", "/gateway"} {
+	for _, path := range []string{"/audit?limit=200", "/audit/export", "/events?limit=200", "/tokens", "/devices", "/tunnels", "/sessions", "/groups", "/me", "/me/signins", "/gateway"} { //nolint:misspell // the plural of sign-in
 		said["GET "+path] = client.do(get, "/api/v1"+path, "", me...).body
 	}
 	said["stream of events"] = w.streamed(t, me)
@@ -405,7 +405,10 @@ func dumpOf(t *testing.T, file string) string {
 	db := must[*sql.DB](t)(sql.Open("sqlite", "file:"+file+"?mode=ro"))
 	defer func() { _ = db.Close() }()
 	column := func(query string) (out []string) {
-		rows := must[*sql.Rows](t)(db.QueryContext(t.Context(), query))
+		rows, err := db.QueryContext(t.Context(), query)
+		if err != nil {
+			t.Fatal(err)
+		}
 		defer func() { _ = rows.Close() }()
 		columns := must[[]string](t)(rows.Columns())
 		for rows.Next() {

@@ -31,7 +31,7 @@ func (g *Gateway) spawn(what string, do func()) {
 // deferred function that has recovered v.
 func (g *Gateway) panicked(what string, v any) {
 	g.stats.panicked(what)
-	g.log.Error("a fault of the gateway has cost a "+what, "panic", panicText(v), "stack", panicStack())
+	g.log.Error("the gateway has a fault", "lost", what, "panic", panicText(v), "stack", panicStack())
 }
 
 // panicText says what a panic was about. Of a value that isn't the runtime's own it
