@@ -50,6 +50,9 @@ e2e: ## scripts a user could have typed, against real programs
 crash: ## 200 rounds of kill -9 under load (CRASH_ROUNDS=n for another number)
 	CGO_ENABLED=1 CRASH_ROUNDS=$${CRASH_ROUNDS:-200} go test -count=1 -timeout 80m -run TestCrash -v ./e2e/...
 
+storm: ## 1,000 agents lose their gateway at once (STORM_AGENTS=n for another number)
+	STORM_AGENTS=$${STORM_AGENTS:-1000} go test -count=1 -timeout 5m -run TestStorm -v ./e2e/...
+
 fuzz: ## every fuzz target for FUZZTIME each
 	@./scripts/fuzz.sh $(FUZZTIME)
 
@@ -69,4 +72,4 @@ $(SQLC):
 	CGO_ENABLED=1 GOBIN=$(TOOLS) go install github.com/sqlc-dev/sqlc/cmd/sqlc@$(SQLC_VERSION)
 	@mv $(TOOLS)/sqlc $@
 
-.PHONY: help build run test check lint generate generate-check man e2e crash fuzz bench bench-lists
+.PHONY: help build run test check lint generate generate-check man e2e crash storm fuzz bench bench-lists
