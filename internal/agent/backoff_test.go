@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"socketxp"
 )
 
@@ -51,6 +53,28 @@ func TestBackoff(t *testing.T) {
 		if wait < c.least || wait > c.least+c.least/10+firstBound || sooner {
 			t.Errorf("K-08 %s after %d s: %v, sooner %v", c.code, c.retryAfter, wait, sooner)
 		}
+	}
+}
+
+// TestReportPace: a device whose tunnels change all the time reports no more than a
+// gateway takes, which would close its channel otherwise.
+func TestReportPace(t *testing.T) {
+	gateway := rate.NewLimiter(rate.Every(30*time.Second), 20)
+	gateway.AllowN(time.Time{}, 10) // other reports, and other processes
+	var pace reportPace
+	start := time.Unix(0, 0)
+	now := start
+	for i := range 1000 {
+		if !gateway.AllowN(now, 1) {
+			t.Fatalf("report %d, after %v, is one too many", i, now.Sub(start))
+		}
+		now = now.Add(pace.after(now))
+		if took := now.Sub(start); i == reportsAtOnce-2 && took > reportsAtOnce*reportEvery {
+			t.Errorf("%d changes took %v", reportsAtOnce, took)
+		}
+	}
+	if now = now.Add(time.Hour); pace.after(now) != reportEvery {
+		t.Errorf("after an hour the next one waits %v", pace.after(now))
 	}
 }
 

@@ -109,6 +109,8 @@ type device struct {
 	// working are the changes of the key that the gateway has asked for.
 	working sync.WaitGroup
 	kicked  chan struct{} // has one in it when it is worth trying to connect at once
+	// reportPace is used by the one reportChanges that runs.
+	reportPace reportPace
 
 	mu        sync.Mutex // guards the following, and key
 	now       connection
@@ -325,7 +327,29 @@ func (d *device) serveChannel() error {
 
 // reportEvery is the shortest time between two reports of one channel: commands
 // that come and go together are told together.
-const reportEvery = time.Second
+//
+// Each is a write of the gateway's, which closes the channel of a device that reports
+// too often (internal/control/SPEC.md, section 5). So reportsAtOnce may follow each
+// other like that, and from then on there is one per reportRefill.
+const (
+	reportEvery   = time.Second
+	reportsAtOnce = 10
+	reportRefill  = 30 * time.Second
+)
+
+// reportPace says when a device may report again.
+type reportPace struct {
+	full time.Time // when all of reportsAtOnce are there again
+}
+
+// after returns how long to wait after a report at now.
+func (p *reportPace) after(now time.Time) time.Duration {
+	if p.full.Before(now) {
+		p.full = now
+	}
+	p.full = p.full.Add(reportRefill)
+	return max(reportEvery, p.full.Sub(now)-(reportsAtOnce-1)*reportRefill)
+}
 
 // reportChanges tells the gateway the tunnels whenever they have changed.
 func (d *device) reportChanges(ctx context.Context, c *deviceChannel, changed <-chan struct{}) {
@@ -345,7 +369,7 @@ func (d *device) reportChanges(ctx context.Context, c *deviceChannel, changed <-
 		c.told = changed
 		d.wake()
 		d.mu.Unlock()
-		if !sleep(ctx, reportEvery) {
+		if !sleep(ctx, d.reportPace.after(time.Now())) {
 			return
 		}
 	}
