@@ -332,6 +332,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 		g.serving()
 	}
 	g.log.Info("serving", "url", g.url, "listen", g.Addr().String(), "version", g.version)
+	if g.metrics != nil {
+		g.log.Info("serving metrics", "url", "http://"+g.metrics.Addr().String()+"/metrics")
+	}
 
 	select {
 	case <-ctx.Done():
