@@ -53,6 +53,9 @@ crash: ## 200 rounds of kill -9 under load (CRASH_ROUNDS=n for another number)
 storm: ## 1,000 agents lose their gateway at once (STORM_AGENTS=n for another number)
 	STORM_AGENTS=$${STORM_AGENTS:-1000} go test -count=1 -timeout 5m -run TestStorm -v ./e2e/...
 
+soak: ## everything comes and goes, and all must be given back (SOAK=30m for longer than 90s)
+	SOAK=$${SOAK:-90s} go test -count=1 -timeout 2h -run TestSoak -v ./e2e/...
+
 fuzz: ## every fuzz target for FUZZTIME each
 	@./scripts/fuzz.sh $(FUZZTIME)
 
@@ -72,4 +75,4 @@ $(SQLC):
 	CGO_ENABLED=1 GOBIN=$(TOOLS) go install github.com/sqlc-dev/sqlc/cmd/sqlc@$(SQLC_VERSION)
 	@mv $(TOOLS)/sqlc $@
 
-.PHONY: help build run test check lint generate generate-check man e2e crash storm fuzz bench bench-lists
+.PHONY: help build run test check lint generate generate-check man e2e crash storm soak fuzz bench bench-lists
