@@ -450,23 +450,25 @@ func startAgent(o agent.ConnectOptions) *running {
 }
 
 func (s *soak) startVisit(token string, port int) *running {
+	return startVisit(filepath.Join(s.stage.work, "laptop"), agent.Peer{Target: agent.Target{Token: token}, DeviceName: s.others[0].name, DevicePort: port})
+}
+
+// startVisit starts an agent in slave mode, on any port that is free.
+func startVisit(dir string, peer agent.Peer) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{end: cancel, listening: make(chan string, 1), ended: make(chan error, 1)}
 	local, err := agent.ParseLocalPort("tcp://127.0.0.1:0")
+	if err == nil {
+		peer.Dir, err = agent.OpenDir(dir)
+	}
 	if err != nil {
 		r.ended <- err
 		return r
 	}
-	dir, err := agent.OpenDir(filepath.Join(s.stage.work, "laptop"))
-	if err != nil {
-		r.ended <- err
-		return r
-	}
+	peer.Version = "1.0.0"
 	go func() {
 		r.ended <- agent.Visit(ctx, agent.VisitOptions{
-			Peer:      agent.Peer{Target: agent.Target{Token: token}, Dir: dir, DeviceName: s.others[0].name, DevicePort: port, Version: "1.0.0"},
-			Local:     local,
-			Listening: func(url string) { r.listening <- url },
+			Peer: peer, Local: local, Listening: func(url string) { r.listening <- url },
 		})
 	}()
 	return r
