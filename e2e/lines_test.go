@@ -14,14 +14,11 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"os"
-	"os/user"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 
 	"socketxp"
 	"socketxp/internal/agent"
@@ -35,11 +32,7 @@ func TestBadLines(t *testing.T) {
 		t.Parallel()
 		d := b.device(t, "satellite", weather{delay: 250 * time.Millisecond})
 		addr := d.visit(t, sshPort)
-		me, err := user.Current()
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := ssh.Dial("tcp", addr, &ssh.ClientConfig{User: me.Username, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: time.Minute})
+		c, err := dialSSH(addr, filepath.Join(b.stage.work, d.name))
 		if err != nil {
 			t.Fatal(err)
 		}

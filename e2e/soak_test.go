@@ -37,9 +37,9 @@ func init() {
 	if len(os.Args) == 2 && os.Args[1] == "sftp-server" {
 		if err := agent.SFTPMain(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			os.Exit(1) //nolint:forbidigo // this is a main
 		}
-		os.Exit(0)
+		os.Exit(0) //nolint:forbidigo // this is a main
 	}
 }
 
@@ -101,7 +101,6 @@ type soak struct {
 	device   *agent.Dir
 	others   []*stormAgent
 	echoPort int
-	user     string
 	churners []*churner
 }
 
@@ -145,10 +144,6 @@ func newSoak(t *testing.T) *soak {
 	must(err)
 	s.token, _, err = s.owner.token(`{"kind":"access","name":"soak"}`)
 	must(err)
-	me, err := user.Current()
-	must(err)
-	s.user = me.Username
-
 	for i := range 4 {
 		a := &stormAgent{name: fmt.Sprintf("soak-%d", i), dir: filepath.Join(s.stage.work, "agents", strconv.Itoa(i))}
 		must(a.register(s.owner))
@@ -277,15 +272,30 @@ func (s *soak) withSSH(ctx context.Context, do func(*ssh.Client) error) error {
 	if err != nil {
 		return errors.Join(err, v.stop())
 	}
-	c, err := ssh.Dial("tcp", addr, &ssh.ClientConfig{
-		User: s.user, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: time.Minute,
-	})
+	c, err := dialSSH(addr, s.device.Path())
 	if err != nil {
 		return errors.Join(err, v.stop())
 	}
 	err = do(c)
 	_ = c.Close()
 	return errors.Join(err, v.stop())
+}
+
+// dialSSH is a client of the built-in server of the device with this work folder.
+func dialSSH(addr, dir string) (*ssh.Client, error) {
+	me, err := user.Current()
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "ssh_host_ed25519_key"))
+	if err != nil {
+		return nil, err
+	}
+	key, err := ssh.ParsePrivateKey(text)
+	if err != nil {
+		return nil, err
+	}
+	return ssh.Dial("tcp", addr, &ssh.ClientConfig{User: me.Username, HostKeyCallback: ssh.FixedHostKey(key.PublicKey()), Timeout: time.Minute})
 }
 
 func (s *soak) sshProgram(ctx context.Context, n int) error {
@@ -698,7 +708,7 @@ func (s *soak) heaps() [2]int64 {
 		runtime.GC()
 	}
 	runtime.ReadMemStats(&m)
-	own := int64(m.HeapAlloc) //nolint:gosec // it is no such number
+	own := int64(m.HeapAlloc)
 	// When the gateway will collect next follows from what was left at the last time,
 	// which has some of what the answer to this takes.
 	var goals []int64
