@@ -23,11 +23,10 @@ import (
 //go:embed migrations/*/*.sql schema/*.txt
 var files embed.FS
 
-// migrate brings the schema to the newest version.
-func (db *DB) migrate(ctx context.Context) error {
+func (db *DB) migrations() (*goose.Provider, error) {
 	sources, err := fs.Sub(files, "migrations/"+db.engine.name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	dialect := goose.DialectSQLite3
 	options := []goose.ProviderOption{goose.WithDisableGlobalRegistry(true)}
@@ -35,11 +34,16 @@ func (db *DB) migrate(ctx context.Context) error {
 		dialect = goose.DialectPostgres
 		locker, err := lock.NewPostgresSessionLocker() // gateways that start together migrate one after the other
 		if err != nil {
-			return err
+			return nil, err
 		}
 		options = append(options, goose.WithSessionLocker(locker))
 	}
-	provider, err := goose.NewProvider(dialect, db.writer, sources, options...)
+	return goose.NewProvider(dialect, db.writer, sources, options...)
+}
+
+// migrate brings the schema to the newest version.
+func (db *DB) migrate(ctx context.Context) error {
+	provider, err := db.migrations()
 	if err != nil {
 		return err
 	}
@@ -66,7 +70,8 @@ func (db *DB) checkVersion(ctx context.Context, newest int64) error {
 	}
 	var applied []string
 	if slices.Contains(tables, "goose_db_version") {
-		applied, err = db.queryStrings(ctx, `SELECT CAST(version_id AS TEXT) FROM goose_db_version WHERE version_id > 0 AND is_applied ORDER BY version_id`)
+		// By the column and not by its text, in which 10 comes before 2.
+		applied, err = db.queryStrings(ctx, `SELECT CAST(version_id AS TEXT) FROM goose_db_version WHERE version_id > 0 AND is_applied ORDER BY goose_db_version.version_id`)
 		if err != nil {
 			return fmt.Errorf("read the record of migrations: %w", err)
 		}
@@ -136,8 +141,8 @@ func (db *DB) queryStrings(ctx context.Context, query string) ([]string, error) 
 	return stringsOf(ctx, db.writer, query)
 }
 
-func stringsOf(ctx context.Context, db sqlc.DBTX, query string) (_ []string, err error) {
-	rows, err := db.QueryContext(ctx, query)
+func stringsOf(ctx context.Context, db sqlc.DBTX, query string, args ...any) (_ []string, err error) {
+	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
