@@ -16,9 +16,9 @@ import (
 	"socketxp"
 )
 
-// fill multiplies the rows of a table: the first row is copied n times, with some of
-// its columns given by SQL in which i counts from 1.
-func fill(t *testing.T, db *sql.DB, table string, n int, set map[string]string) {
+// fill multiplies the rows of a table: a row of the account is copied n times, with some
+// of its columns given by SQL in which i counts from 1.
+func fill(t *testing.T, db *sql.DB, accountID, table string, n int, set map[string]string) {
 	t.Helper()
 	var names string
 	if err := db.QueryRowContext(t.Context(), `SELECT group_concat(name) FROM pragma_table_info('`+table+`')`).Scan(&names); err != nil {
@@ -33,8 +33,8 @@ func fill(t *testing.T, db *sql.DB, table string, n int, set map[string]string) 
 		}
 	}
 	if _, err := db.ExecContext(t.Context(), fmt.Sprintf(
-		`WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d), o AS (SELECT * FROM %s LIMIT 1)
-		INSERT INTO %s (%s) SELECT %s FROM n, o`, n, table, table, strings.Join(columns, ", "), strings.Join(values, ", "))); err != nil {
+		`WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d), o AS (SELECT * FROM %s WHERE account_id = $1 LIMIT 1)
+		INSERT INTO %s (%s) SELECT %s FROM n, o`, n, table, table, strings.Join(columns, ", "), strings.Join(values, ", ")), accountID); err != nil {
 		t.Fatalf("fill %s: %v", table, err)
 	}
 }
@@ -48,8 +48,8 @@ func listPaths(group, device, owner, token string) []string {
 		"/devices?status=disabled", "/devices?status=offline&search=host-99", "/groups", "/tunnels", "/tunnels?device_id=" + device,
 		"/tokens", "/tokens?kind=access", "/tokens?kind=basic", "/tokens?live=true",
 		"/sessions", "/sessions?device_id=" + device, "/sessions?user_id=" + owner, "/sessions?user_id=" + device, "/sessions?token_id=" + token, "/sessions?token_id=" + device,
-		"/sessions?live=true", "/sessions?live=false",
-		"/events", "/events?device_id=" + device, "/events?type=device.online", "/events?type=device.deleted",
+		"/sessions?live=true", "/sessions?live=false", "/sessions?live=true&token_id=" + device,
+		"/events", "/events?device_id=" + device, "/events?type=device.online", "/events?type=device.deleted", "/events?device_id=" + device + "&type=device.deleted",
 		"/audit", "/audit?action=token.create", "/audit?action=nothing", "/audit?actor_id=" + owner, "/audit?actor_id=" + device,
 	}
 	for _, by := range []string{"name", "group", "created_at", "last_seen_at"} {
@@ -75,8 +75,8 @@ func fillLists(w *world, dir string, n int) (device, token string) {
 	db := must[*sql.DB](w.T)(sql.Open("sqlite", "file:"+filepath.Join(dir, "data", "gateway.db")+"?_busy_timeout=60000"))
 	defer func() { _ = db.Close() }()
 	const id = `printf('01a20baf-%04x-7000-8000-%012x', i / 65536, i)`
-	fill(w.T, db, "device_groups", 50, map[string]string{"name": `printf('g%d', i)`})
-	fill(w.T, db, "devices", n, map[string]string{
+	fill(w.T, db, w.account.ID, "device_groups", 50, map[string]string{"name": `printf('g%d', i)`})
+	fill(w.T, db, w.account.ID, "devices", n, map[string]string{
 		"id": id, "name": `printf('sensor-%07d', i * 7919 % 10000019)`, "display_name": `printf('Sensor %d', i)`, "display_name_folded": `printf('sensor %d', i)`,
 		"group_name": `printf('g%d', 1 + i % 50)`, "public_key": `randomblob(32)`, "created_at": "o.created_at + i * 1000", "last_seen_at": "o.created_at + (i * 7919 % 100003) * 1000",
 		"disabled_at": "CASE WHEN i % 1000 = 0 THEN o.created_at ELSE 0 END", "hostname": `printf('host-%d', i)`, "hostname_folded": `printf('host-%d', i)`,
@@ -85,10 +85,13 @@ func fillLists(w *world, dir string, n int) (device, token string) {
 	if _, err := db.ExecContext(w.Context(), `INSERT INTO tunnels (account_id, device_id, destination, ssh) SELECT account_id, id, 'tcp://localhost:22', 1 FROM devices`); err != nil {
 		w.Fatal(err)
 	}
-	fill(w.T, db, "tokens", n/10, map[string]string{"id": id, "kind": "CASE WHEN i % 2 = 0 THEN 'access' ELSE 'registration' END", "revoked_at": "CASE WHEN i % 10 = 0 THEN o.created_at ELSE 0 END"})
-	fill(w.T, db, "sessions", n, map[string]string{"id": id, "device_id": `printf('01a20baf-%04x-7000-8000-%012x', (i % 1000) / 65536, i % 1000)`, "ended_at": "CASE WHEN i % 1000 = 0 THEN 0 ELSE o.started_at + 1 END"})
-	fill(w.T, db, "events", n, map[string]string{"id": id, "device_id": `printf('01a20baf-%04x-7000-8000-%012x', (i % 1000) / 65536, i % 1000)`, "type": "CASE WHEN i % 2 = 0 THEN 'device.online' ELSE 'device.offline' END"})
-	fill(w.T, db, "audit", n, map[string]string{"seq": "(SELECT MAX(seq) FROM audit WHERE account_id = o.account_id) + i", "hash": "randomblob(32)"})
+	fill(w.T, db, w.account.ID, "tokens", n/10, map[string]string{"id": id, "kind": "CASE WHEN i % 2 = 0 THEN 'access' ELSE 'registration' END", "revoked_at": "CASE WHEN i % 10 = 0 THEN o.created_at ELSE 0 END"})
+	fill(w.T, db, w.account.ID, "sessions", n, map[string]string{"id": id, "device_id": `printf('01a20baf-%04x-7000-8000-%012x', (i % 1000) / 65536, i % 1000)`, "ended_at": "CASE WHEN i % 1000 = 0 THEN 0 ELSE o.started_at + 1 END"})
+	fill(w.T, db, w.account.ID, "events", n, map[string]string{"id": id, "device_id": `printf('01a20baf-%04x-7000-8000-%012x', (i % 1000) / 65536, i % 1000)`, "type": "CASE WHEN i % 2 = 0 THEN 'device.online' ELSE 'device.offline' END"})
+	fill(w.T, db, w.account.ID, "audit", n, map[string]string{"seq": "(SELECT MAX(seq) FROM audit WHERE account_id = o.account_id) + i", "hash": "randomblob(32)"})
+	if _, err := db.ExecContext(w.Context(), `UPDATE audit_heads SET seq = (SELECT MAX(a.seq) FROM audit a WHERE a.account_id = audit_heads.account_id)`); err != nil {
+		w.Fatal(err)
+	}
 	return "01a20baf-0000-7000-8000-00000000002a", tok.ID
 }
 

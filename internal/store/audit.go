@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -100,23 +102,47 @@ func (db *DB) Audit(ctx context.Context, accountID string, query socketxp.AuditQ
 		return nil, err
 	}
 	var rows []sqlc.Audit
-	if query.Newest {
-		below := query.After
-		if below == 0 {
-			below = math.MaxInt64
-		}
-		rows, err = db.r.AuditDown(ctx, sqlc.AuditDownParams{
-			AccountID: accountID, Before: below, Action: query.Action, ActorID: query.ActorID, Count: limit,
-		})
-	} else {
+	below := query.After
+	if below == 0 {
+		below = math.MaxInt64
+	}
+	switch {
+	case !query.Newest:
 		rows, err = db.r.AuditUp(ctx, sqlc.AuditUpParams{
 			AccountID: accountID, After: query.After, Action: query.Action, ActorID: query.ActorID, Count: limit,
 		})
+	case query.ActorID != "":
+		rows, err = db.auditOfActor(ctx, accountID, query, below, limit)
+	case query.Action != "":
+		rows, err = db.r.AuditOfAction(ctx, sqlc.AuditOfActionParams{AccountID: accountID, Action: query.Action, Before: below, Count: limit})
+	default:
+		rows, err = db.r.AuditDown(ctx, sqlc.AuditDownParams{AccountID: accountID, Before: below, Count: limit})
 	}
 	if err != nil {
 		return nil, wrap(ctx, "list audit", err)
 	}
 	return convert(rows, auditRecord), nil
+}
+
+// auditOfActor asks for a user and for a device of that id, each by an index of its
+// own: one condition for both would read every record.
+func (db *DB) auditOfActor(ctx context.Context, accountID string, query socketxp.AuditQuery, below int64, limit int32) ([]sqlc.Audit, error) {
+	rows, err := db.r.AuditOfUser(ctx, sqlc.AuditOfUserParams{
+		AccountID: accountID, UserID: query.ActorID, Before: below, Action: query.Action, Count: limit,
+	})
+	if err != nil {
+		return nil, err
+	}
+	more, err := db.r.AuditOfDevice(ctx, sqlc.AuditOfDeviceParams{
+		AccountID: accountID, DeviceID: query.ActorID, Before: below, Action: query.Action, Count: limit,
+	})
+	if err != nil {
+		return nil, err
+	}
+	rows = append(rows, more...)
+	slices.SortFunc(rows, func(a, b sqlc.Audit) int { return cmp.Compare(b.Seq, a.Seq) })
+	rows = slices.CompactFunc(rows, func(a, b sqlc.Audit) bool { return a.Seq == b.Seq }) // one that names it as both
+	return rows[:min(len(rows), int(limit))], nil
 }
 
 func auditRecord(r sqlc.Audit) socketxp.AuditRecord {

@@ -65,6 +65,12 @@ func TestListAudit(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		for i := range 4 { // 11 to 14; one id as user, as device, and as both
+			actor := []socketxp.Actor{{UserID: "both"}, {DeviceID: "both"}, {UserID: "both", DeviceID: "both"}, {UserID: "both"}}[i]
+			if _, err := s.AppendAudit(t.Context(), socketxp.AuditEntry{At: t0, Action: "other", Actor: actor}); err != nil {
+				t.Fatal(err)
+			}
+		}
 		for _, c := range []struct {
 			name string
 			q    socketxp.AuditQuery
@@ -72,13 +78,17 @@ func TestListAudit(t *testing.T) {
 		}{
 			{"from the start", socketxp.AuditQuery{Limit: 3}, []int64{1, 2, 3}},
 			{"upwards", socketxp.AuditQuery{After: 3, Limit: 3}, []int64{4, 5, 6}},
-			{"to the end", socketxp.AuditQuery{After: 8, Limit: 1000}, []int64{9, 10}},
-			{"from the end", socketxp.AuditQuery{Newest: true, Limit: 3}, []int64{10, 9, 8}},
+			{"to the end", socketxp.AuditQuery{After: 12, Limit: 1000}, []int64{13, 14}},
+			{"from the end", socketxp.AuditQuery{Newest: true, Limit: 3}, []int64{14, 13, 12}},
 			{"downwards", socketxp.AuditQuery{Newest: true, After: 3, Limit: 3}, []int64{2, 1}},
 			{"action", socketxp.AuditQuery{Action: "odd", Limit: 3}, []int64{2, 4, 6}},
 			{"action downwards", socketxp.AuditQuery{Action: "odd", Newest: true, After: 6, Limit: 3}, []int64{4, 2}},
 			{"user", socketxp.AuditQuery{ActorID: "u", After: 6, Limit: 3}, []int64{7, 9}},
 			{"device", socketxp.AuditQuery{ActorID: "d", Newest: true, Limit: 2}, []int64{10, 8}},
+			{"device by action", socketxp.AuditQuery{ActorID: "d", Action: "odd", Newest: true, After: 5, Limit: 3}, []int64{4, 2}},
+			{"actor by another's action", socketxp.AuditQuery{ActorID: "d", Action: "even", Newest: true, Limit: 3}, nil},
+			{"user downwards, by both", socketxp.AuditQuery{ActorID: "both", Newest: true, Limit: 3}, []int64{14, 13, 12}},
+			{"nobody", socketxp.AuditQuery{ActorID: "x", Newest: true, Limit: 3}, nil},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				records, err := s.Audit(t.Context(), "", c.q)

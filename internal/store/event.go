@@ -33,14 +33,16 @@ func (db *DB) Events(ctx context.Context, accountID string, query socketxp.Event
 		rows, err = db.r.EventsUp(ctx, sqlc.EventsUpParams{
 			AccountID: accountID, After: query.After, DeviceID: query.DeviceID, Type: string(query.Type), Count: limit,
 		})
-	case query.DeviceID != "": // apart, for its own index
+	case query.DeviceID != "": // each apart, for its own index
 		rows, err = db.r.EventsOfDevice(ctx, sqlc.EventsOfDeviceParams{
 			AccountID: accountID, DeviceID: query.DeviceID, Before: before(query.Before), Type: string(query.Type), Count: limit,
 		})
-	default:
-		rows, err = db.r.EventsDown(ctx, sqlc.EventsDownParams{
-			AccountID: accountID, Before: before(query.Before), Type: string(query.Type), Count: limit,
+	case query.Type != "":
+		rows, err = db.r.EventsOfType(ctx, sqlc.EventsOfTypeParams{
+			AccountID: accountID, Type: string(query.Type), Before: before(query.Before), Count: limit,
 		})
+	default:
+		rows, err = db.r.EventsDown(ctx, sqlc.EventsDownParams{AccountID: accountID, Before: before(query.Before), Count: limit})
 	}
 	if err != nil {
 		return nil, wrap(ctx, "list events", err)

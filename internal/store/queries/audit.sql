@@ -24,7 +24,26 @@ LIMIT @count;
 -- name: AuditDown :many
 SELECT * FROM audit
 WHERE account_id = @account_id AND seq < @before
+ORDER BY seq DESC
+LIMIT @count;
+
+-- name: AuditOfAction :many
+SELECT * FROM audit
+WHERE account_id = @account_id AND action = @action AND seq < @before
+ORDER BY seq DESC
+LIMIT @count;
+
+-- The index has no rows without a user, and has to be told that none is asked for.
+-- name: AuditOfUser :many
+SELECT * FROM audit
+WHERE account_id = @account_id AND user_id = @user_id AND user_id <> '' AND seq < @before
   AND (CAST(@action AS TEXT) = '' OR action = @action)
-  AND (CAST(@actor_id AS TEXT) = '' OR user_id = @actor_id OR device_id = @actor_id)
+ORDER BY seq DESC
+LIMIT @count;
+
+-- name: AuditOfDevice :many
+SELECT * FROM audit
+WHERE account_id = @account_id AND device_id = @device_id AND device_id <> '' AND seq < @before
+  AND (CAST(@action AS TEXT) = '' OR action = @action)
 ORDER BY seq DESC
 LIMIT @count;

@@ -5,7 +5,12 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 -- name: EventsDown :many
 SELECT * FROM events
 WHERE account_id = @account_id AND id < @before
-  AND (CAST(@type AS TEXT) = '' OR type = @type)
+ORDER BY id DESC
+LIMIT @count;
+
+-- name: EventsOfType :many
+SELECT * FROM events
+WHERE account_id = @account_id AND type = @type AND id < @before
 ORDER BY id DESC
 LIMIT @count;
 

@@ -15,7 +15,17 @@ FROM tokens t
 JOIN epoch e ON e.id = 1
 LEFT JOIN signing_keys k ON k.id = t.key_id
 WHERE t.account_id = @account_id AND t.id < @before
-  AND (CAST(@kind AS TEXT) = '' OR t.kind = @kind)
+  AND (CAST(@live_at AS BIGINT) = 0 OR t.revoked_at = 0 AND t.expires_at > @live_at AND t.created_at <= @made_by
+    AND k.until_at > @live_at AND t.epoch = e.number)
+ORDER BY t.id DESC
+LIMIT @count;
+
+-- name: TokensOfKind :many
+SELECT sqlc.embed(t), CAST(COALESCE(k.until_at, 0) AS BIGINT) AS key_until, CAST(t.epoch <> e.number AS BOOLEAN) AS unconfirmed
+FROM tokens t
+JOIN epoch e ON e.id = 1
+LEFT JOIN signing_keys k ON k.id = t.key_id
+WHERE t.account_id = @account_id AND t.kind = @kind AND t.id < @before
   AND (CAST(@live_at AS BIGINT) = 0 OR t.revoked_at = 0 AND t.expires_at > @live_at AND t.created_at <= @made_by
     AND k.until_at > @live_at AND t.epoch = e.number)
 ORDER BY t.id DESC

@@ -33,26 +33,200 @@ func (q *Queries) AdvanceChain(ctx context.Context, accountID string, noHash []b
 const auditDown = `-- name: AuditDown :many
 SELECT account_id, seq, at, actor_kind, user_id, device_id, credential_id, remote_addr, action, object_kind, object_id, object_name, reason, detail, prev, hash FROM audit
 WHERE account_id = $1 AND seq < $2
-  AND (CAST($3 AS TEXT) = '' OR action = $3)
-  AND (CAST($4 AS TEXT) = '' OR user_id = $4 OR device_id = $4)
 ORDER BY seq DESC
-LIMIT $5
+LIMIT $3
 `
 
 type AuditDownParams struct {
 	AccountID string
 	Before    int64
-	Action    string
-	ActorID   string
 	Count     int32
 }
 
 func (q *Queries) AuditDown(ctx context.Context, arg AuditDownParams) ([]Audit, error) {
-	rows, err := q.db.QueryContext(ctx, auditDown,
+	rows, err := q.db.QueryContext(ctx, auditDown, arg.AccountID, arg.Before, arg.Count)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Audit
+	for rows.Next() {
+		var i Audit
+		if err := rows.Scan(
+			&i.AccountID,
+			&i.Seq,
+			&i.At,
+			&i.ActorKind,
+			&i.UserID,
+			&i.DeviceID,
+			&i.CredentialID,
+			&i.RemoteAddr,
+			&i.Action,
+			&i.ObjectKind,
+			&i.ObjectID,
+			&i.ObjectName,
+			&i.Reason,
+			&i.Detail,
+			&i.Prev,
+			&i.Hash,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const auditOfAction = `-- name: AuditOfAction :many
+SELECT account_id, seq, at, actor_kind, user_id, device_id, credential_id, remote_addr, action, object_kind, object_id, object_name, reason, detail, prev, hash FROM audit
+WHERE account_id = $1 AND action = $2 AND seq < $3
+ORDER BY seq DESC
+LIMIT $4
+`
+
+type AuditOfActionParams struct {
+	AccountID string
+	Action    string
+	Before    int64
+	Count     int32
+}
+
+func (q *Queries) AuditOfAction(ctx context.Context, arg AuditOfActionParams) ([]Audit, error) {
+	rows, err := q.db.QueryContext(ctx, auditOfAction,
 		arg.AccountID,
+		arg.Action,
+		arg.Before,
+		arg.Count,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Audit
+	for rows.Next() {
+		var i Audit
+		if err := rows.Scan(
+			&i.AccountID,
+			&i.Seq,
+			&i.At,
+			&i.ActorKind,
+			&i.UserID,
+			&i.DeviceID,
+			&i.CredentialID,
+			&i.RemoteAddr,
+			&i.Action,
+			&i.ObjectKind,
+			&i.ObjectID,
+			&i.ObjectName,
+			&i.Reason,
+			&i.Detail,
+			&i.Prev,
+			&i.Hash,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const auditOfDevice = `-- name: AuditOfDevice :many
+SELECT account_id, seq, at, actor_kind, user_id, device_id, credential_id, remote_addr, action, object_kind, object_id, object_name, reason, detail, prev, hash FROM audit
+WHERE account_id = $1 AND device_id = $2 AND device_id <> '' AND seq < $3
+  AND (CAST($4 AS TEXT) = '' OR action = $4)
+ORDER BY seq DESC
+LIMIT $5
+`
+
+type AuditOfDeviceParams struct {
+	AccountID string
+	DeviceID  string
+	Before    int64
+	Action    string
+	Count     int32
+}
+
+func (q *Queries) AuditOfDevice(ctx context.Context, arg AuditOfDeviceParams) ([]Audit, error) {
+	rows, err := q.db.QueryContext(ctx, auditOfDevice,
+		arg.AccountID,
+		arg.DeviceID,
 		arg.Before,
 		arg.Action,
-		arg.ActorID,
+		arg.Count,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Audit
+	for rows.Next() {
+		var i Audit
+		if err := rows.Scan(
+			&i.AccountID,
+			&i.Seq,
+			&i.At,
+			&i.ActorKind,
+			&i.UserID,
+			&i.DeviceID,
+			&i.CredentialID,
+			&i.RemoteAddr,
+			&i.Action,
+			&i.ObjectKind,
+			&i.ObjectID,
+			&i.ObjectName,
+			&i.Reason,
+			&i.Detail,
+			&i.Prev,
+			&i.Hash,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const auditOfUser = `-- name: AuditOfUser :many
+SELECT account_id, seq, at, actor_kind, user_id, device_id, credential_id, remote_addr, action, object_kind, object_id, object_name, reason, detail, prev, hash FROM audit
+WHERE account_id = $1 AND user_id = $2 AND user_id <> '' AND seq < $3
+  AND (CAST($4 AS TEXT) = '' OR action = $4)
+ORDER BY seq DESC
+LIMIT $5
+`
+
+type AuditOfUserParams struct {
+	AccountID string
+	UserID    string
+	Before    int64
+	Action    string
+	Count     int32
+}
+
+// The index has no rows without a user, and has to be told that none is asked for.
+func (q *Queries) AuditOfUser(ctx context.Context, arg AuditOfUserParams) ([]Audit, error) {
+	rows, err := q.db.QueryContext(ctx, auditOfUser,
+		arg.AccountID,
+		arg.UserID,
+		arg.Before,
+		arg.Action,
 		arg.Count,
 	)
 	if err != nil {

@@ -12,25 +12,18 @@ import (
 const eventsDown = `-- name: EventsDown :many
 SELECT id, account_id, at, type, device_id, device_name, object_id, message FROM events
 WHERE account_id = $1 AND id < $2
-  AND (CAST($3 AS TEXT) = '' OR type = $3)
 ORDER BY id DESC
-LIMIT $4
+LIMIT $3
 `
 
 type EventsDownParams struct {
 	AccountID string
 	Before    string
-	Type      string
 	Count     int32
 }
 
 func (q *Queries) EventsDown(ctx context.Context, arg EventsDownParams) ([]Event, error) {
-	rows, err := q.db.QueryContext(ctx, eventsDown,
-		arg.AccountID,
-		arg.Before,
-		arg.Type,
-		arg.Count,
-	)
+	rows, err := q.db.QueryContext(ctx, eventsDown, arg.AccountID, arg.Before, arg.Count)
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +76,57 @@ func (q *Queries) EventsOfDevice(ctx context.Context, arg EventsOfDeviceParams) 
 		arg.DeviceID,
 		arg.Before,
 		arg.Type,
+		arg.Count,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Event
+	for rows.Next() {
+		var i Event
+		if err := rows.Scan(
+			&i.ID,
+			&i.AccountID,
+			&i.At,
+			&i.Type,
+			&i.DeviceID,
+			&i.DeviceName,
+			&i.ObjectID,
+			&i.Message,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const eventsOfType = `-- name: EventsOfType :many
+SELECT id, account_id, at, type, device_id, device_name, object_id, message FROM events
+WHERE account_id = $1 AND type = $2 AND id < $3
+ORDER BY id DESC
+LIMIT $4
+`
+
+type EventsOfTypeParams struct {
+	AccountID string
+	Type      string
+	Before    string
+	Count     int32
+}
+
+func (q *Queries) EventsOfType(ctx context.Context, arg EventsOfTypeParams) ([]Event, error) {
+	rows, err := q.db.QueryContext(ctx, eventsOfType,
+		arg.AccountID,
+		arg.Type,
+		arg.Before,
 		arg.Count,
 	)
 	if err != nil {

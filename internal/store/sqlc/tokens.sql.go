@@ -172,17 +172,15 @@ FROM tokens t
 JOIN epoch e ON e.id = 1
 LEFT JOIN signing_keys k ON k.id = t.key_id
 WHERE t.account_id = $1 AND t.id < $2
-  AND (CAST($3 AS TEXT) = '' OR t.kind = $3)
-  AND (CAST($4 AS BIGINT) = 0 OR t.revoked_at = 0 AND t.expires_at > $4 AND t.created_at <= $5
-    AND k.until_at > $4 AND t.epoch = e.number)
+  AND (CAST($3 AS BIGINT) = 0 OR t.revoked_at = 0 AND t.expires_at > $3 AND t.created_at <= $4
+    AND k.until_at > $3 AND t.epoch = e.number)
 ORDER BY t.id DESC
-LIMIT $6
+LIMIT $5
 `
 
 type TokensParams struct {
 	AccountID string
 	Before    string
-	Kind      string
 	LiveAt    int64
 	MadeBy    int64
 	Count     int32
@@ -198,7 +196,6 @@ func (q *Queries) Tokens(ctx context.Context, arg TokensParams) ([]TokensRow, er
 	rows, err := q.db.QueryContext(ctx, tokens,
 		arg.AccountID,
 		arg.Before,
-		arg.Kind,
 		arg.LiveAt,
 		arg.MadeBy,
 		arg.Count,
@@ -210,6 +207,81 @@ func (q *Queries) Tokens(ctx context.Context, arg TokensParams) ([]TokensRow, er
 	var items []TokensRow
 	for rows.Next() {
 		var i TokensRow
+		if err := rows.Scan(
+			&i.Token.ID,
+			&i.Token.AccountID,
+			&i.Token.Kind,
+			&i.Token.Name,
+			&i.Token.CreatedBy,
+			&i.Token.ParentID,
+			&i.Token.KeyID,
+			&i.Token.CreatedAt,
+			&i.Token.ExpiresAt,
+			&i.Token.RevokedAt,
+			&i.Token.LastUsedAt,
+			&i.Token.MaxUses,
+			&i.Token.Uses,
+			&i.Token.Scope,
+			&i.Token.Epoch,
+			&i.KeyUntil,
+			&i.Unconfirmed,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const tokensOfKind = `-- name: TokensOfKind :many
+SELECT t.id, t.account_id, t.kind, t.name, t.created_by, t.parent_id, t.key_id, t.created_at, t.expires_at, t.revoked_at, t.last_used_at, t.max_uses, t.uses, t.scope, t.epoch, CAST(COALESCE(k.until_at, 0) AS BIGINT) AS key_until, CAST(t.epoch <> e.number AS BOOLEAN) AS unconfirmed
+FROM tokens t
+JOIN epoch e ON e.id = 1
+LEFT JOIN signing_keys k ON k.id = t.key_id
+WHERE t.account_id = $1 AND t.kind = $2 AND t.id < $3
+  AND (CAST($4 AS BIGINT) = 0 OR t.revoked_at = 0 AND t.expires_at > $4 AND t.created_at <= $5
+    AND k.until_at > $4 AND t.epoch = e.number)
+ORDER BY t.id DESC
+LIMIT $6
+`
+
+type TokensOfKindParams struct {
+	AccountID string
+	Kind      string
+	Before    string
+	LiveAt    int64
+	MadeBy    int64
+	Count     int32
+}
+
+type TokensOfKindRow struct {
+	Token       Token
+	KeyUntil    int64
+	Unconfirmed bool
+}
+
+func (q *Queries) TokensOfKind(ctx context.Context, arg TokensOfKindParams) ([]TokensOfKindRow, error) {
+	rows, err := q.db.QueryContext(ctx, tokensOfKind,
+		arg.AccountID,
+		arg.Kind,
+		arg.Before,
+		arg.LiveAt,
+		arg.MadeBy,
+		arg.Count,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []TokensOfKindRow
+	for rows.Next() {
+		var i TokensOfKindRow
 		if err := rows.Scan(
 			&i.Token.ID,
 			&i.Token.AccountID,
