@@ -62,7 +62,7 @@ fuzz: ## every fuzz target for FUZZTIME each
 bench: ## micro-benchmarks, six rounds, for benchstat
 	go test -run '^$$' -bench . -count 6 ./internal/...
 
-bench-lists: ## every list of the API with 100,000 devices: p99 within 50 ms each
+bench-lists: ## every list of the API with 100,000 devices, 99.9% online: p99 within 50 ms each
 	SOCKETXP_BENCH_LISTS=1 go test -count=1 -timeout 20m -v -run TestLists ./internal/gateway | grep -E 'p99|^(ok|FAIL|---)'
 
 $(GOLANGCI_LINT):

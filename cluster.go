@@ -46,6 +46,13 @@ type DeviceHolder interface {
 	Supersede()
 }
 
+// DeviceSet is a set of devices by their ids. It may change while it is asked.
+type DeviceSet interface {
+	Len() int
+	Has(id string) bool
+	IDs() []string // in no order
+}
+
 // Cluster finds the gateway that holds a device and carries hints between
 // gateways.
 type Cluster interface {
@@ -55,8 +62,8 @@ type Cluster interface {
 	Hold(ctx context.Context, deviceID string, h DeviceHolder) (release func(), err error)
 	// Online reports whether some gateway holds the device.
 	Online(ctx context.Context, deviceID string) (bool, error)
-	// OnlineDevices returns the ids of all devices held by some gateway.
-	OnlineDevices(ctx context.Context) ([]string, error)
+	// OnlineDevices returns all devices held by some gateway.
+	OnlineDevices(ctx context.Context) (DeviceSet, error)
 	// Offer delivers an offer to the device's holder; ErrDeviceOffline if there is none.
 	Offer(ctx context.Context, o Offer) error
 	// Publish sends a hint to all subscribers of all gateways, this one included,

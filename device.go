@@ -186,8 +186,10 @@ type DeviceStore interface {
 	// KeyVouchers lists how the device's key came from the ones before, oldest first,
 	// as far back as each is vouched for by the one before it, at most MaxVouchers.
 	KeyVouchers(ctx context.Context, accountID, id string) ([]KeyVoucher, error)
-	// Devices lists a page of devices and the number of all that match.
-	Devices(ctx context.Context, accountID string, q DeviceQuery) (page []Device, total int, err error)
+	// Devices lists a page of devices and the number of all that match. Those that have
+	// to be looked at one by one (of a search, of more than MaxCounted IDs, of Offline,
+	// of a group and a version) are counted to MaxCounted.
+	Devices(ctx context.Context, accountID string, q DeviceQuery) (page []Device, total Total, err error)
 	// UpdateDevice changes what u sets. A taken name is ErrConflict.
 	UpdateDevice(ctx context.Context, accountID, id string, u DeviceUpdate, entry AuditEntry) (Device, error)
 	// DeleteDevice removes the device and its tunnels; its sessions and audit stay.
@@ -271,6 +273,15 @@ const (
 	SortByLastSeen DeviceSort = "last_seen_at"
 )
 
+// MaxCounted is how far devices are counted that have to be looked at one by one.
+const MaxCounted = 1000
+
+// Total is how many devices match a query.
+type Total struct {
+	Devices int
+	OrMore  bool // there are more, that were not counted
+}
+
 // DeviceQuery selects a page of devices. Zero fields select all.
 type DeviceQuery struct {
 	Search   string // part of name, display name, group, hostname or id; case does not matter
@@ -278,13 +289,16 @@ type DeviceQuery struct {
 	Disabled *bool
 	// Quarantined selects those that are, or are not, in quarantine.
 	Quarantined *bool
-	IDs         []string // not nil: only these (used to select by being online)
-	NotIDs      []string // none of these
-	Version     string
-	Sort        DeviceSort // SortByName if empty
-	Desc        bool
-	After       *DeviceCursor
-	Limit       int // 1 to 200
+	IDs         []string // not nil: only these
+	// Online, if not nil, are the devices that are online: only these, or with Offline
+	// none of these.
+	Online  DeviceSet
+	Offline bool
+	Version string
+	Sort    DeviceSort // SortByName if empty
+	Desc    bool
+	After   *DeviceCursor
+	Limit   int // 1 to 200
 }
 
 // DeviceCursor is the place of the last device of a page in the sort order.

@@ -61,9 +61,10 @@ type DeviceTunnel struct {
 
 // DevicePage is one page of devices.
 type DevicePage struct {
-	Items      []Device `json:"items" nullable:"false"`
-	Total      int      `json:"total" doc:"devices on all pages"`
-	NextCursor string   `json:"next_cursor,omitempty" doc:"gets the next page as cursor; missing on the last one"`
+	Items       []Device `json:"items" nullable:"false"`
+	Total       int      `json:"total" doc:"devices on all pages"`
+	TotalOrMore bool     `json:"total_or_more,omitempty" doc:"there are more than total: those of a search, those that are online or offline, and those of a group and a version are counted to 1000"`
+	NextCursor  string   `json:"next_cursor,omitempty" doc:"gets the next page as cursor; missing on the last one"`
 }
 
 // PreRegisterRequest registers a device ahead of time.

@@ -67,14 +67,34 @@ func (l *Local) Online(ctx context.Context, deviceID string) (bool, error) {
 	return l.holders[deviceID] != nil, nil
 }
 
-// OnlineDevices implements socketxp.Cluster. The ids come in no order.
-func (l *Local) OnlineDevices(ctx context.Context) ([]string, error) {
+// OnlineDevices implements socketxp.Cluster. The set is the one of each moment: a copy
+// of 100,000 devices would take longer than what it is wanted for.
+func (l *Local) OnlineDevices(ctx context.Context) (socketxp.DeviceSet, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return slices.AppendSeq(make([]string, 0, len(l.holders)), maps.Keys(l.holders)), nil
+	return held{l}, nil
+}
+
+// held are the devices that a Local holds.
+type held struct{ in *Local }
+
+func (h held) Len() int {
+	h.in.mu.RLock()
+	defer h.in.mu.RUnlock()
+	return len(h.in.holders)
+}
+
+func (h held) Has(id string) bool {
+	h.in.mu.RLock()
+	defer h.in.mu.RUnlock()
+	return h.in.holders[id] != nil
+}
+
+func (h held) IDs() []string {
+	h.in.mu.RLock()
+	defer h.in.mu.RUnlock()
+	return slices.AppendSeq(make([]string, 0, len(h.in.holders)), maps.Keys(h.in.holders))
 }
 
 // Offer implements socketxp.Cluster.

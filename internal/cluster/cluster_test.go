@@ -84,10 +84,12 @@ func TestOffer(t *testing.T) {
 	if n, _ := h1.got(); n != 1 {
 		t.Errorf("the holder of d1 got %d offers, want 1", n)
 	}
-	ids, err := c.OnlineDevices(t.Context())
-	slices.Sort(ids)
-	if err != nil || !slices.Equal(ids, []string{"d1", "d2"}) {
-		t.Errorf("online: %v, %v", ids, err)
+	all, err := c.OnlineDevices(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ids := slices.Sorted(slices.Values(all.IDs())); !slices.Equal(ids, []string{"d1", "d2"}) || all.Len() != 2 || !all.Has("d1") || all.Has("d3") {
+		t.Errorf("online: %v, %d", ids, all.Len())
 	}
 	release()
 	release()
@@ -153,7 +155,9 @@ func TestHoldRace(t *testing.T) {
 		wg.Go(func() {
 			releases[i], _ = c.Hold(context.Background(), "d", holders[i])
 			_ = c.Offer(context.Background(), socketxp.Offer{DeviceID: "d"})
-			_, _ = c.OnlineDevices(context.Background())
+			if all, err := c.OnlineDevices(context.Background()); err != nil || len(all.IDs()) > all.Len() || all.Has("other") {
+				t.Error("the set of all is wrong")
+			}
 		})
 	}
 	wg.Wait()

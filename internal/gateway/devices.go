@@ -44,18 +44,17 @@ func (g *Gateway) listDevices(ctx context.Context, who caller, in *devicesIn) (*
 		Search: in.Search, Group: in.Group, Version: in.Version, Limit: in.Limit + 1, After: after,
 		Sort: socketxp.DeviceSort(strings.TrimPrefix(in.Sort, "-")), Desc: strings.HasPrefix(in.Sort, "-"),
 	}
-	var online []string
 	if in.Status == api.DeviceOnline || in.Status == api.DeviceOffline {
-		if online, err = g.cluster.OnlineDevices(ctx); err != nil {
+		if q.Online, err = g.cluster.OnlineDevices(ctx); err != nil {
 			return nil, unavailable(err)
 		}
 	}
 	yes, no := true, false
 	switch in.Status {
 	case api.DeviceOnline:
-		q.Disabled, q.Quarantined, q.IDs = &no, &no, append([]string{}, online...)
+		q.Disabled, q.Quarantined = &no, &no
 	case api.DeviceOffline:
-		q.Disabled, q.Quarantined, q.NotIDs = &no, &no, online
+		q.Disabled, q.Quarantined, q.Offline = &no, &no, true
 	case api.DeviceDisabled:
 		q.Disabled = &yes
 	case api.DeviceQuarantined:
@@ -74,7 +73,7 @@ func (g *Gateway) listDevices(ctx context.Context, who caller, in *devicesIn) (*
 		}
 		items = append(items, api.NewDevice(d, isOnline))
 	}
-	return &devicesOut{api.DevicePage{Items: items, Total: total, NextCursor: next}}, nil
+	return &devicesOut{api.DevicePage{Items: items, Total: total.Devices, TotalOrMore: total.OrMore, NextCursor: next}}, nil
 }
 
 // deviceNamed answers with the page of one device, or none.

@@ -105,9 +105,9 @@ func (f *flaky) Device(ctx context.Context, accountID, id string) (socketxp.Devi
 	return f.Store.Device(ctx, accountID, id)
 }
 
-func (f *flaky) Devices(ctx context.Context, accountID string, q socketxp.DeviceQuery) ([]socketxp.Device, int, error) {
+func (f *flaky) Devices(ctx context.Context, accountID string, q socketxp.DeviceQuery) ([]socketxp.Device, socketxp.Total, error) {
 	if err := f.ask(); err != nil {
-		return nil, 0, err
+		return nil, socketxp.Total{}, err
 	}
 	return f.Store.Devices(ctx, accountID, q)
 }

@@ -44,8 +44,12 @@ func fill(t *testing.T, db *sql.DB, accountID, table string, n int, set map[stri
 func listPaths(group, device, owner, token string) []string {
 	paths := []string{
 		"/devices", "/devices?limit=200", "/devices?search=00042", "/devices?search=nothing-has-this", "/devices?search=sensor",
-		"/devices?group=" + group, "/devices?group=g7&sort=-last_seen_at", "/devices?version=1.7", "/devices?version=9.9", "/devices?status=online", "/devices?status=offline",
-		"/devices?status=disabled", "/devices?status=offline&search=host-99", "/groups", "/tunnels", "/tunnels?device_id=" + device,
+		"/devices?search=zq", "/devices?search=-7", "/devices?search=" + group, "/devices?search=g1", "/devices?search=sensor&sort=-created_at", "/devices?search=host-99&sort=last_seen_at",
+		"/devices?group=" + group, "/devices?group=" + group + "&sort=-last_seen_at", "/devices?group=g1", "/devices?group=g1&sort=-last_seen_at", "/devices?group=g1&version=1.7",
+		"/devices?version=1.7", "/devices?version=9.9", "/devices?version=1.7&sort=created_at",
+		"/devices?status=online", "/devices?status=online&sort=-last_seen_at", "/devices?status=online&group=" + group, "/devices?status=online&search=sensor",
+		"/devices?status=offline", "/devices?status=offline&sort=-last_seen_at", "/devices?status=offline&group=" + group, "/devices?status=offline&search=host-99",
+		"/devices?status=disabled", "/devices?status=quarantined", "/groups", "/tunnels", "/tunnels?device_id=" + device,
 		"/tokens", "/tokens?kind=access", "/tokens?kind=basic", "/tokens?live=true",
 		"/sessions", "/sessions?device_id=" + device, "/sessions?user_id=" + owner, "/sessions?user_id=" + device, "/sessions?token_id=" + token, "/sessions?token_id=" + device,
 		"/sessions?live=true", "/sessions?live=false", "/sessions?live=true&token_id=" + device,
@@ -59,7 +63,8 @@ func listPaths(group, device, owner, token string) []string {
 }
 
 // fillLists puts n devices and as many sessions, events and audit records into the
-// database of w, and n/10 tokens.
+// database of w, and n/10 tokens. Half of the devices are in one group, and all but
+// one of 1,000 are online.
 func fillLists(w *world, dir string, n int) (device, token string) {
 	w.Helper()
 	d, _ := w.register("sensor-0", "g0")
@@ -78,10 +83,19 @@ func fillLists(w *world, dir string, n int) (device, token string) {
 	fill(w.T, db, w.account.ID, "device_groups", 50, map[string]string{"name": `printf('g%d', i)`})
 	fill(w.T, db, w.account.ID, "devices", n, map[string]string{
 		"id": id, "name": `printf('sensor-%07d', i * 7919 % 10000019)`, "display_name": `printf('Sensor %d', i)`, "display_name_folded": `printf('sensor %d', i)`,
-		"group_name": `printf('g%d', 1 + i % 50)`, "public_key": `randomblob(32)`, "created_at": "o.created_at + i * 1000", "last_seen_at": "o.created_at + (i * 7919 % 100003) * 1000",
+		"group_name": `CASE WHEN i % 100 < 50 THEN 'g1' ELSE printf('g%d', 1 + i % 50) END`, "public_key": `randomblob(32)`, "created_at": "o.created_at + i * 1000", "last_seen_at": "o.created_at + (i * 7919 % 100003) * 1000",
 		"disabled_at": "CASE WHEN i % 1000 = 0 THEN o.created_at ELSE 0 END", "hostname": `printf('host-%d', i)`, "hostname_folded": `printf('host-%d', i)`,
 		"version": `printf('1.%d', i % 20)`, "os": "'linux'", "arch": "'arm64'",
 	})
+	for i := 1; i <= n; i++ {
+		if i%1000 != 1 {
+			must[func()](w.T)(w.cluster.Hold(w.Context(), fmt.Sprintf("01a20baf-%04x-7000-8000-%012x", i/65536, i), nil))
+		}
+	}
+	if _, err := db.ExecContext(w.Context(), `UPDATE device_groups SET devices = (
+		SELECT COUNT(*) FROM devices d WHERE d.account_id = device_groups.account_id AND d.group_name = device_groups.name)`); err != nil {
+		w.Fatal(err)
+	}
 	if _, err := db.ExecContext(w.Context(), `INSERT INTO tunnels (account_id, device_id, destination, ssh) SELECT account_id, id, 'tcp://localhost:22', 1 FROM devices`); err != nil {
 		w.Fatal(err)
 	}
@@ -109,8 +123,10 @@ func TestLists(t *testing.T) {
 	_, api := w.newToken(socketxp.TokenAPI, socketxp.TokenScope{Rights: socketxp.RoleOwner.Rights()})
 	client := w.httpClient("h2")
 	type listed struct {
-		Items      []json.RawMessage `json:"items"`
-		NextCursor string            `json:"next_cursor"`
+		Items       []json.RawMessage `json:"items"`
+		Total       int               `json:"total"`
+		TotalOrMore bool              `json:"total_or_more"`
+		NextCursor  string            `json:"next_cursor"`
 	}
 	ask := func(path string) (page listed, took time.Duration) {
 		t.Helper()
@@ -131,6 +147,18 @@ func TestLists(t *testing.T) {
 			t.Fatalf("%s: %v", path, err)
 		}
 		return page, took
+	}
+	for path, want := range map[string]listed{
+		"/devices":                       {Total: n + 1},
+		"/devices?group=g1":              {Total: n/2 + n/100},
+		"/devices?search=sensor":         {Total: 1000, TotalOrMore: true},
+		"/devices?status=online":         {Total: 1000, TotalOrMore: true},
+		"/devices?status=offline":        {Total: n/1000 + 1},
+		"/devices?search=sensor-0007919": {Total: 1},
+	} {
+		if page, _ := ask(path); page.Total != want.Total || page.TotalOrMore != want.TotalOrMore {
+			t.Errorf("%s: %d in all, or more: %v", path, page.Total, page.TotalOrMore)
+		}
 	}
 	for _, path := range listPaths("g7", device, w.owner.ID, token) {
 		t.Run(path, func(t *testing.T) {

@@ -52,7 +52,7 @@ func (w *world) deviceCount() int {
 	if err != nil {
 		w.Fatal(err)
 	}
-	return n
+	return n.Devices
 }
 
 func (w *world) uses(id string) int {

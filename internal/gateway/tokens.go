@@ -138,7 +138,7 @@ func (g *Gateway) checkDevices(ctx context.Context, who caller, ids []string) er
 	}
 	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
 	_, found, err := g.store.Devices(ctx, who.accountID, socketxp.DeviceQuery{IDs: ids, Limit: 1})
-	if err == nil && found != len(ids) {
+	if err == nil && found.Devices != len(ids) {
 		return socketxp.Errorf(socketxp.CodeNotFound, "a device of the scope does not exist")
 	}
 	return err

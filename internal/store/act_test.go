@@ -283,7 +283,7 @@ func TestForeignAccount(t *testing.T) {
 		lists := map[string]func() (int, error){
 			"Devices": func() (int, error) {
 				page, total, err := s.Devices(t.Context(), mine.id, socketxp.DeviceQuery{IDs: []string{theirs.device.ID}, Limit: 200})
-				return len(page) + total, err
+				return len(page) + total.Devices, err
 			},
 			"DeviceByName": func() (int, error) {
 				_, err := s.DeviceByName(t.Context(), mine.id, theirs.device.Name)

@@ -141,10 +141,13 @@ func (db *DB) UpdateDevice(ctx context.Context, accountID, id string, u socketxp
 			row.DisabledAt = micros(*u.DisabledAt)
 		}
 		if u.Group != nil && *u.Group != row.GroupName {
-			row.GroupName = *u.Group
-			if err := q.EnsureGroup(ctx, sqlc.EnsureGroupParams{AccountID: accountID, Name: row.GroupName, CreatedAt: micros(entry.At)}); err != nil {
+			if err := joinGroup(ctx, q, accountID, *u.Group, entry.At); err != nil {
 				return err
 			}
+			if err := q.AddToGroup(ctx, sqlc.AddToGroupParams{AccountID: accountID, Name: row.GroupName, Change: -1}); err != nil {
+				return err
+			}
+			row.GroupName = *u.Group
 		}
 		if err := q.UpdateDevice(ctx, sqlc.UpdateDeviceParams{
 			AccountID:         accountID,
@@ -169,7 +172,11 @@ func (db *DB) UpdateDevice(ctx context.Context, accountID, id string, u socketxp
 // DeleteDevice implements socketxp.DeviceStore.
 func (db *DB) DeleteDevice(ctx context.Context, accountID, id string, entry socketxp.AuditEntry) error {
 	return db.act(ctx, "delete device", accountID, entry, func(q *sqlc.Queries, _ *socketxp.AuditEntry) error {
-		return affected(q.DeleteDevice(ctx, accountID, id)) // its tunnels go with it
+		group, err := q.DeleteDevice(ctx, accountID, id) // its tunnels go with it
+		if err != nil {
+			return err
+		}
+		return q.AddToGroup(ctx, sqlc.AddToGroupParams{AccountID: accountID, Name: group, Change: -1})
 	})
 }
 

@@ -84,8 +84,8 @@ func (j journal) check(acme *tenant, path string) {
 	acme.t.Helper()
 	devices, total, err := acme.store.Devices(acme.t.Context(), acme.id, socketxp.DeviceQuery{Limit: 200})
 	acme.must(err)
-	if total != len(j) {
-		acme.t.Errorf("%d devices are there, %d were acknowledged: %v", total, len(j), deviceNames(devices))
+	if total.Devices != len(j) {
+		acme.t.Errorf("%d devices are there, %d were acknowledged: %v", total.Devices, len(j), deviceNames(devices))
 	}
 	for _, name := range j {
 		acme.device(name)

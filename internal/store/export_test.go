@@ -27,9 +27,25 @@ func MigratedSchema(ctx context.Context, url string) (_ string, err error) {
 	return strings.Join(lines, "\n") + "\n", err
 }
 
-// RecordReads makes db call saw with each query that the generated code reads with.
+// MigrateTo brings the empty database at url to an older version of the schema.
+func MigrateTo(ctx context.Context, url string, version int64) (err error) {
+	db, err := connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	migrations, err := db.migrations()
+	if err != nil {
+		return err
+	}
+	_, err = migrations.UpTo(ctx, version)
+	return err
+}
+
+// RecordReads makes db call saw with each query that it reads with.
 func (db *DB) RecordReads(saw func(query string, args []any)) {
-	db.r = sqlc.New(recorder{DBTX: db.reader, saw: saw})
+	db.lists = recorder{DBTX: db.reader, saw: saw}
+	db.r = sqlc.New(db.lists)
 }
 
 type recorder struct {
@@ -45,21 +61,6 @@ func (r recorder) QueryContext(ctx context.Context, query string, args ...any) (
 func (r recorder) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	r.saw(query, args)
 	return r.DBTX.QueryRowContext(ctx, query, args...)
-}
-
-// DeviceSQL returns the queries of which a page of devices is made.
-func (db *DB) DeviceSQL(accountID string, q socketxp.DeviceQuery) (list, search, count string, args [3][]any, err error) {
-	l, err1 := db.listStatement(accountID, q)
-	s, err2 := db.searchStatement(accountID, q)
-	var after *[2]string
-	if q.Search != "" {
-		after = &[2]string{"a", "b"}
-	}
-	c, err3 := db.countStatement(accountID, q, after)
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return "", "", "", args, err
-	}
-	return l.sql.String(), s.sql.String(), c.sql.String(), [3][]any{l.args, s.args, c.args}, nil
 }
 
 // SessionSQL returns the query of a page of sessions.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"socketxp"
 	"socketxp/internal/store/sqlc"
@@ -13,9 +14,17 @@ func (db *DB) Groups(ctx context.Context, accountID string) ([]socketxp.Group, e
 	if err != nil {
 		return nil, wrap(ctx, "list groups", err)
 	}
-	return convert(rows, func(r sqlc.GroupsRow) socketxp.Group {
+	return convert(rows, func(r sqlc.DeviceGroup) socketxp.Group {
 		return socketxp.Group{AccountID: accountID, Name: r.Name, CreatedAt: timeOf(r.CreatedAt), Devices: int(r.Devices)}
 	}), nil
+}
+
+// joinGroup makes the group if it isn't there and counts one device more in it.
+func joinGroup(ctx context.Context, q *sqlc.Queries, accountID, name string, now time.Time) error {
+	if err := q.EnsureGroup(ctx, sqlc.EnsureGroupParams{AccountID: accountID, Name: name, CreatedAt: micros(now)}); err != nil {
+		return err
+	}
+	return q.AddToGroup(ctx, sqlc.AddToGroupParams{AccountID: accountID, Name: name, Change: 1})
 }
 
 // CreateGroup implements socketxp.DeviceStore.
@@ -35,7 +44,7 @@ func (db *DB) RenameGroup(ctx context.Context, accountID, name, newName string, 
 // DeleteGroup implements socketxp.DeviceStore.
 func (db *DB) DeleteGroup(ctx context.Context, accountID, name string, entry socketxp.AuditEntry) error {
 	return db.act(ctx, "delete group", accountID, entry, func(q *sqlc.Queries, _ *socketxp.AuditEntry) error {
-		devices, err := q.CountGroupDevices(ctx, accountID, name)
+		devices, err := q.CountInGroups(ctx, accountID, name)
 		if err != nil {
 			return err
 		}

@@ -285,16 +285,16 @@ func TestSQLiteLogDamaged(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for i := range n {
+			for i := range n.Devices {
 				again.device(fmt.Sprintf("dev-%d", i))
 			}
-			if records := len(again.chain()); records != n+1 || len(devices) != n {
-				t.Errorf("%d devices and %d audit records", n, records)
+			if records := len(again.chain()); records != n.Devices+1 || len(devices) != n.Devices {
+				t.Errorf("%d devices and %d audit records", n.Devices, records)
 			}
 			if _, err := store.Inspect(t.Context(), "sqlite:"+path, true); err != nil {
 				t.Error(err)
 			}
-			seen[n] = true
+			seen[n.Devices] = true
 		})
 	}
 	if len(seen) != acts+1 {

@@ -38,9 +38,10 @@ SELECT 'trigger ' || c.relname || '.' || t.tgname
 FROM pg_trigger t
 JOIN pg_class c ON c.oid = t.tgrelid
 WHERE c.relnamespace = current_schema()::regnamespace AND NOT t.tgisinternal`,
-	inJSON:    `IN (SELECT json_array_elements_text(CAST(CAST(? AS TEXT) AS JSON)))`,
-	notInJSON: `NOT IN (SELECT json_array_elements_text(CAST(CAST(? AS TEXT) AS JSON)))`,
-	position:  "strpos",
+	// An array: a subselect in its place may be made anew for each row.
+	inJSON:   `= ANY (ARRAY(SELECT json_array_elements_text(CAST(CAST(? AS TEXT) AS JSON))))`,
+	concat:   "string_agg",
+	position: "strpos",
 }
 
 func openPostgres(ctx context.Context, url string) (*DB, error) {

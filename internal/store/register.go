@@ -65,7 +65,7 @@ func (db *DB) RegisterDevice(ctx context.Context, r socketxp.Registration, now t
 			d.Group = socketxp.DefaultGroup
 		}
 		d.TokenID, d.Tunnels = r.TokenID, nil
-		if err := q.EnsureGroup(ctx, sqlc.EnsureGroupParams{AccountID: accountID, Name: d.Group, CreatedAt: micros(now)}); err != nil {
+		if err := joinGroup(ctx, q, accountID, d.Group, now); err != nil {
 			return err
 		}
 		entry.ObjectKind, entry.ObjectID, entry.ObjectName = "device", d.ID, d.Name
@@ -146,7 +146,7 @@ func checkQuota(ctx context.Context, q *sqlc.Queries, accountID string) error {
 	if err != nil {
 		return err
 	}
-	devices, err := q.CountDevices(ctx, accountID)
+	devices, err := q.CountInGroups(ctx, accountID, "")
 	if err == nil && devices >= account.DeviceQuota {
 		return socketxp.Errorf(socketxp.CodeQuota, "the account has reached its limit of %d devices", account.DeviceQuota).
 			WithHint("delete devices that are gone")

@@ -207,8 +207,8 @@ func TestParallelRegistrations(t *testing.T) {
 				wg.Wait()
 				_, total, err := s.Devices(t.Context(), acme.id, socketxp.DeviceQuery{Limit: 200})
 				acme.must(err)
-				if done.Load() != int64(c.uses) || refused.Load() != int64(tries-c.uses) || total != c.uses || acme.token(tok.ID).Uses != c.uses {
-					t.Errorf("%d registered, %d refused, %d devices, %d uses", done.Load(), refused.Load(), total, acme.token(tok.ID).Uses)
+				if done.Load() != int64(c.uses) || refused.Load() != int64(tries-c.uses) || total.Devices != c.uses || acme.token(tok.ID).Uses != c.uses {
+					t.Errorf("%d registered, %d refused, %d devices, %d uses", done.Load(), refused.Load(), total.Devices, acme.token(tok.ID).Uses)
 				}
 			})
 		}

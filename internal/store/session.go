@@ -93,7 +93,7 @@ func (db *DB) Sessions(ctx context.Context, accountID string, query socketxp.Ses
 		return nil, err
 	}
 	defer func() { err = wrap(ctx, "list sessions", err) }()
-	rows, err := db.reader.QueryContext(ctx, s.sql.String(), s.args...)
+	rows, err := db.query(ctx, s)
 	if err != nil {
 		return nil, err
 	}

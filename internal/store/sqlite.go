@@ -14,13 +14,16 @@ import (
 )
 
 var sqliteEngine = engine{
-	name:       "sqlite",
-	listTables: `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'`,
-	describe:   `SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND tbl_name <> 'goose_db_version' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'`,
-	inJSON:     `IN (SELECT value FROM json_each(CAST(? AS TEXT)))`,
-	notInJSON:  `NOT IN (SELECT value FROM json_each(CAST(? AS TEXT)))`,
-	position:   "instr",
-	indexedBy:  " INDEXED BY ",
+	name:         "sqlite",
+	listTables:   `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'`,
+	describe:     `SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND tbl_name <> 'goose_db_version' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'`,
+	inJSON:       `IN (SELECT value FROM json_each(CAST(? AS TEXT)))`,
+	concat:       "group_concat",
+	position:     "instr",
+	findTrigrams: `SELECT term FROM device_trigrams WHERE term >= ? AND term <= ? LIMIT ?`,
+	findTexts: `SELECT t.device_id FROM device_search JOIN device_texts t ON t.n = device_search.rowid ` +
+		`WHERE device_search MATCH ? AND t.account_id = ? AND instr(t.body, ?) > 0 LIMIT ?`,
+	indexedBy: " INDEXED BY ",
 }
 
 // openSQLite opens the file at path, readable by its owner alone; its folder must exist.

@@ -45,6 +45,7 @@ type DB struct {
 	// both are the same pool.
 	writer, reader *sql.DB
 	w, r           *sqlc.Queries
+	lists          sqlc.DBTX // reader, for the statements that are put together
 	// broken is set when a write to the disk or its fsync has failed: from then on
 	// nothing is written, and nothing acknowledged, until the database is opened anew
 	// and finds what the disk really has.
@@ -59,9 +60,16 @@ type engine struct {
 	listTables string // names of all tables
 	describe   string // one line for each thing in the schema, see liveSchema
 	// inJSON tests a column against a parameter that is a JSON array of strings.
-	inJSON, notInJSON string
+	inJSON string
+	// concat is the aggregate that makes one text of many, in the order they come.
+	concat string
 	// position is the function that finds a text in another; 0 if it isn't there.
 	position string
+	// findTexts lists the ids of devices by a text they have, by an index that knows it:
+	// of a phrase, in an account, with the text, at most so many; "" if there is none.
+	findTexts string
+	// findTrigrams lists what that index knows, from one text to another, at most so much.
+	findTrigrams string
 	// indexedBy comes before the name of an index that a query has to use; "" where the
 	// planner finds it.
 	indexedBy string
@@ -87,7 +95,7 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
 	}
-	db.w, db.r = sqlc.New(guarded{db.writer, db}), sqlc.New(db.reader)
+	db.w, db.r, db.lists = sqlc.New(guarded{db.writer, db}), sqlc.New(db.reader), db.reader
 	return db, nil
 }
 

@@ -12,9 +12,6 @@ SELECT * FROM devices WHERE account_id = $1 AND name = $2;
 -- name: DeviceByKey :one
 SELECT sqlc.embed(d), k.state FROM device_keys k JOIN devices d ON d.id = k.device_id WHERE k.key = $1;
 
--- name: CountDevices :one
-SELECT COUNT(*) FROM devices WHERE account_id = $1;
-
 -- Names from first on and before end, in the order of their bytes.
 -- name: DeviceNames :many
 SELECT name FROM devices
@@ -24,8 +21,9 @@ WHERE account_id = @account_id AND name >= @first AND name < @end_before;
 UPDATE devices SET name = $3, display_name = $4, display_name_folded = $5, group_name = $6, disabled_at = $7
 WHERE account_id = $1 AND id = $2;
 
--- name: DeleteDevice :execrows
-DELETE FROM devices WHERE account_id = $1 AND id = $2;
+-- name: DeleteDevice :one
+DELETE FROM devices WHERE account_id = $1 AND id = $2
+RETURNING group_name;
 
 -- name: ReportDevice :execrows
 UPDATE devices SET

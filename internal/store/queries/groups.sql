@@ -8,19 +8,23 @@ VALUES ($1, $2, $3)
 ON CONFLICT (account_id, name) DO NOTHING;
 
 -- name: Groups :many
-SELECT g.name, g.created_at,
-    (SELECT COUNT(*) FROM devices d WHERE d.account_id = g.account_id AND d.group_name = g.name) AS devices
-FROM device_groups g
-WHERE g.account_id = $1
-ORDER BY g.name;
+SELECT * FROM device_groups
+WHERE account_id = $1
+ORDER BY name;
+
+-- name: AddToGroup :exec
+UPDATE device_groups SET devices = devices + @change
+WHERE account_id = @account_id AND name = @name;
+
+-- Of one group, or of all if name is empty.
+-- name: CountInGroups :one
+SELECT CAST(COALESCE(SUM(devices), 0) AS BIGINT) FROM device_groups
+WHERE account_id = @account_id AND (CAST(@name AS TEXT) = '' OR name = @name);
 
 -- The devices move along: their foreign key follows the name.
 -- name: RenameGroup :execrows
 UPDATE device_groups SET name = @new_name
 WHERE account_id = @account_id AND name = @name;
-
--- name: CountGroupDevices :one
-SELECT COUNT(*) FROM devices WHERE account_id = $1 AND group_name = $2;
 
 -- name: DeleteGroup :execrows
 DELETE FROM device_groups WHERE account_id = $1 AND name = $2;

@@ -9,27 +9,16 @@ import (
 	"context"
 )
 
-const countDevices = `-- name: CountDevices :one
-SELECT COUNT(*) FROM devices WHERE account_id = $1
-`
-
-func (q *Queries) CountDevices(ctx context.Context, accountID string) (int64, error) {
-	row := q.db.QueryRowContext(ctx, countDevices, accountID)
-	var count int64
-	err := row.Scan(&count)
-	return count, err
-}
-
-const deleteDevice = `-- name: DeleteDevice :execrows
+const deleteDevice = `-- name: DeleteDevice :one
 DELETE FROM devices WHERE account_id = $1 AND id = $2
+RETURNING group_name
 `
 
-func (q *Queries) DeleteDevice(ctx context.Context, accountID string, iD string) (int64, error) {
-	result, err := q.db.ExecContext(ctx, deleteDevice, accountID, iD)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
+func (q *Queries) DeleteDevice(ctx context.Context, accountID string, iD string) (string, error) {
+	row := q.db.QueryRowContext(ctx, deleteDevice, accountID, iD)
+	var group_name string
+	err := row.Scan(&group_name)
+	return group_name, err
 }
 
 const deleteDeviceKey = `-- name: DeleteDeviceKey :exec

@@ -9,15 +9,33 @@ import (
 	"context"
 )
 
-const countGroupDevices = `-- name: CountGroupDevices :one
-SELECT COUNT(*) FROM devices WHERE account_id = $1 AND group_name = $2
+const addToGroup = `-- name: AddToGroup :exec
+UPDATE device_groups SET devices = devices + $1
+WHERE account_id = $2 AND name = $3
 `
 
-func (q *Queries) CountGroupDevices(ctx context.Context, accountID string, groupName string) (int64, error) {
-	row := q.db.QueryRowContext(ctx, countGroupDevices, accountID, groupName)
-	var count int64
-	err := row.Scan(&count)
-	return count, err
+type AddToGroupParams struct {
+	Change    int64
+	AccountID string
+	Name      string
+}
+
+func (q *Queries) AddToGroup(ctx context.Context, arg AddToGroupParams) error {
+	_, err := q.db.ExecContext(ctx, addToGroup, arg.Change, arg.AccountID, arg.Name)
+	return err
+}
+
+const countInGroups = `-- name: CountInGroups :one
+SELECT CAST(COALESCE(SUM(devices), 0) AS BIGINT) FROM device_groups
+WHERE account_id = $1 AND (CAST($2 AS TEXT) = '' OR name = $2)
+`
+
+// Of one group, or of all if name is empty.
+func (q *Queries) CountInGroups(ctx context.Context, accountID string, name string) (int64, error) {
+	row := q.db.QueryRowContext(ctx, countInGroups, accountID, name)
+	var column_1 int64
+	err := row.Scan(&column_1)
+	return column_1, err
 }
 
 const deleteGroup = `-- name: DeleteGroup :execrows
@@ -50,29 +68,26 @@ func (q *Queries) EnsureGroup(ctx context.Context, arg EnsureGroupParams) error 
 }
 
 const groups = `-- name: Groups :many
-SELECT g.name, g.created_at,
-    (SELECT COUNT(*) FROM devices d WHERE d.account_id = g.account_id AND d.group_name = g.name) AS devices
-FROM device_groups g
-WHERE g.account_id = $1
-ORDER BY g.name
+SELECT account_id, name, created_at, devices FROM device_groups
+WHERE account_id = $1
+ORDER BY name
 `
 
-type GroupsRow struct {
-	Name      string
-	CreatedAt int64
-	Devices   int64
-}
-
-func (q *Queries) Groups(ctx context.Context, accountID string) ([]GroupsRow, error) {
+func (q *Queries) Groups(ctx context.Context, accountID string) ([]DeviceGroup, error) {
 	rows, err := q.db.QueryContext(ctx, groups, accountID)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []GroupsRow
+	var items []DeviceGroup
 	for rows.Next() {
-		var i GroupsRow
-		if err := rows.Scan(&i.Name, &i.CreatedAt, &i.Devices); err != nil {
+		var i DeviceGroup
+		if err := rows.Scan(
+			&i.AccountID,
+			&i.Name,
+			&i.CreatedAt,
+			&i.Devices,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

@@ -94,6 +94,7 @@ type DeviceGroup struct {
 	AccountID string
 	Name      string
 	CreatedAt int64
+	Devices   int64
 }
 
 type DeviceKey struct {
