@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -397,21 +399,40 @@ func (s *soak) signInAndOut(context.Context, int) error {
 	return errors.Join(err, err2)
 }
 
+// followEvents goes on after an event that has successors: by itself, when all else
+// has ended, nothing would happen any more that it could wait for.
 func (s *soak) followEvents(ctx context.Context, _ int) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	text, err := s.owner.must("GET", "/api/v1/events?limit=3", "")
+	if err != nil {
+		return err
+	}
+	var page struct {
+		Items []struct {
+			ID string `json:"id"`
+		} `json:"items"`
+	}
+	if err := json.Unmarshal(text, &page); err != nil || len(page.Items) != 3 {
+		return fmt.Errorf("3 events were asked for, and came as %q: %w", text, err)
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/api/v1/events/stream", nil)
 	if err != nil {
 		return err
 	}
+	req.Header.Set("Last-Event-ID", page.Items[2].ID)
 	resp, err := s.owner.http.Do(req)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	// The greeting, and what the others do.
-	_, err = io.ReadFull(resp.Body, make([]byte, 200))
-	return err
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if lines.Text() == "id: "+page.Items[0].ID {
+			return nil
+		}
+	}
+	return fmt.Errorf("the stream ended before the newest event: %w", lines.Err())
 }
 
 func (s *soak) readLists(_ context.Context, _ int) error {
