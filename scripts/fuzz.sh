@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs each fuzz target for the given time (default 20s).
+# Runs each fuzz target for the given time, or the given number of inputs (as in
+# 20000x); 20s by default.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 time=${1:-20s}
