@@ -459,13 +459,16 @@ func (b *bed) device(ctx context.Context, c *control.Conn, d *bedDevice) {
 			if !b.moveSequence(ctx, c, d, m.Sequence) {
 				return
 			}
-			b.mu.Lock()
-			w := control.Welcome{Version: 1, Gateway: "bed", DeviceID: d.id, DeviceName: d.name, DeviceGroup: d.group, Nonce: bedNonce, GatewayPins: b.pins}
-			b.mu.Unlock()
-			if c.Send(ctx, w) != nil {
+			var err error
+			b.with(func() { // in one go: who has been welcomed is told what comes after
+				w := control.Welcome{Version: 1, Gateway: "bed", DeviceID: d.id, DeviceName: d.name, DeviceGroup: d.group, Nonce: bedNonce, GatewayPins: b.pins}
+				if err = c.Send(ctx, w); err == nil {
+					d.conn = c
+				}
+			})
+			if err != nil {
 				return
 			}
-			b.with(func() { d.conn = c })
 		case control.OfferRefused:
 			b.mu.Lock()
 			b.refusals = append(b.refusals, m)
