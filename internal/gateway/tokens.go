@@ -387,7 +387,8 @@ func (g *Gateway) revokeToken(ctx context.Context, who caller, in *idIn) (*struc
 }
 
 // confirmToken makes a token from before a restore good again. What it may do is
-// judged at each use, as ever.
+// judged at each use, as ever. One that would not be good then either, or that is good
+// already, is a conflict: nobody is to think that a confirmation changed anything.
 func (g *Gateway) confirmToken(ctx context.Context, who caller, in *idIn) (*tokenOut, error) {
 	t, err := g.findRow(ctx, who, "token", in.ID)
 	if err != nil {
@@ -395,6 +396,13 @@ func (g *Gateway) confirmToken(ctx context.Context, who caller, in *idIn) (*toke
 	}
 	if who.role != socketxp.RoleOwner {
 		return nil, socketxp.Errorf(socketxp.CodeForbidden, "only an owner can confirm a token")
+	}
+	switch state := api.NewToken(t, g.now()).State; state { //nolint:exhaustive // the default says the others
+	case api.TokenUnconfirmed:
+	case api.TokenLive:
+		return nil, socketxp.Errorf(socketxp.CodeConflict, "the token is live: there is nothing to confirm")
+	default:
+		return nil, socketxp.Errorf(socketxp.CodeConflict, "the token is %s: a confirmation would not make it good", strings.ReplaceAll(string(state), "_", " ")).WithHint("make a new one")
 	}
 	if err := g.store.ConfirmToken(ctx, who.accountID, t.ID, g.entry(who, "token.confirm", "token", t.ID, t.Name)); err != nil {
 		return nil, orMissing(err, "token")

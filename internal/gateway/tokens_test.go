@@ -278,4 +278,28 @@ func TestConfirmToken(t *testing.T) {
 	if n := w.audited(w.account.ID, "token.confirm", ""); n != 1 {
 		t.Errorf("%d audit records", n)
 	}
+	t.Run("L-10 what a confirmation changes nothing of", func(t *testing.T) {
+		again := c.do(post, path+"/confirm", "", cookie(admin)...).want(t, http.StatusConflict, socketxp.CodeConflict)
+		if !strings.Contains(again.detail, "nothing to confirm") {
+			t.Errorf("it is told %q", again.detail)
+		}
+		revoked, _ := w.newToken(socketxp.TokenAPI, socketxp.TokenScope{})
+		kept, _ := w.newToken(socketxp.TokenAPI, socketxp.TokenScope{})
+		if _, err := w.store.BeginEpoch(t.Context(), w.g.now(), socketxp.AuditEntry{At: w.g.now(), Action: "gateway.restore"}); err != nil {
+			t.Fatal(err)
+		}
+		_, admin := w.newSignIn(0)
+		c.do(post, "/api/v1/tokens/"+revoked.ID+"/revoke", "", cookie(admin)...).want(t, http.StatusNoContent, "")
+		refused := c.do(post, "/api/v1/tokens/"+revoked.ID+"/confirm", "", cookie(admin)...).want(t, http.StatusConflict, socketxp.CodeConflict)
+		if !strings.Contains(refused.detail, "the token is revoked") || refused.hint == "" {
+			t.Errorf("it is told %q, %q", refused.detail, refused.hint)
+		}
+		if got := into[api.Token](t, c.do(get, "/api/v1/tokens/"+revoked.ID, "", cookie(admin)...)); got.State != api.TokenRevoked {
+			t.Errorf("it is %s", got.State)
+		}
+		c.do(post, "/api/v1/tokens/"+kept.ID+"/confirm", "", cookie(admin)...).want(t, http.StatusOK, "")
+		if n := w.audited(w.account.ID, "token.confirm", ""); n != 2 {
+			t.Errorf("%d audit records", n)
+		}
+	})
 }
