@@ -60,7 +60,8 @@ func rootPage(root *cobra.Command) string {
 		{"SOCKETXP_API_TOKEN", "An api token for scripts, instead of a sign-in. It is hidden, too."},
 		{"SOCKETXP_PROFILE", "The name of the gateway's profile, if --profile names none."},
 		{"SOCKETXP_WORK_DIR", "The folder of the agent's state, if --work-dir names none."},
-		{"HTTPS_PROXY, NO_PROXY", "The proxy on the way to the gateway, and what is reached without it."},
+		{"HTTPS_PROXY, ALL_PROXY, NO_PROXY", "The proxy on the way to the gateway, the one if HTTPS_PROXY is empty, and what is reached without. Each also in lower case."},
+		{"SSL_CERT_FILE", "A file with the authorities that vouch for a proxy of https://, and for a gateway whose key is not known by a token (on Linux)."},
 		{"NO_COLOR", "If set, nothing is coloured."},
 	} {
 		fmt.Fprintf(&b, ".TP\n.B %s\n%s\n", roff(v[0]), roff(v[1]))

@@ -232,7 +232,9 @@ on a laptop, in IoT slave mode, it opens a local port that leads to one.`,
   # all tunnels of a config file
   socketxp --config /etc/socketxp/config.json
 
-HTTPS_PROXY and NO_PROXY name a proxy on the way to the gateway, as everywhere.
+HTTPS_PROXY, or else ALL_PROXY, names a proxy on the way to the gateway: http://host:port, or
+https:// for TLS with the proxy itself, with user:password@ before the host if need be. SOCKS
+is not spoken. NO_PROXY names what is reached without.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 not registered, or not signed in,
 4 refused by the gateway, 5 can't reach the gateway. A device that is offline is a failure (1): it

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -152,6 +153,9 @@ func (d *doctor) machine(ctx context.Context) bool {
 	}
 	d.well("device key", "%s, id %s, group %s, key %s", key.Name, key.ID, key.Group, key.Fingerprint())
 	d.agent(ctx)
+	if !d.proxy(key.Gateway.URL) {
+		return false
+	}
 	if d.gateway, err = d.dir.gateway(key.Gateway); err != nil {
 		d.fail("gateway", "", err)
 		return false
@@ -170,12 +174,27 @@ func (d *doctor) laptop() bool {
 	default:
 		d.well("sign-in", "this machine is no device; you are signed in to %s as %s until %s", p.Gateway.URL, p.Email, p.ExpiresAt.Local().Format(time.DateTime))
 	}
+	if !d.proxy(p.Gateway.URL) {
+		return false
+	}
 	roots, err := d.Profiles.roots(*p)
 	if err == nil {
 		d.gateway, err = newGateway(p.Gateway, roots)
 	}
 	if err != nil {
 		d.fail("gateway", "", err)
+	}
+	return err == nil
+}
+
+// proxy looks whether the proxy in the environment, if there is one, can be used.
+func (d *doctor) proxy(gatewayURL string) bool {
+	u, err := url.Parse(gatewayURL)
+	if err == nil {
+		_, err = proxyFor(u)
+	}
+	if err != nil {
+		d.fail("proxy", "", err)
 	}
 	return err == nil
 }
@@ -239,7 +258,7 @@ func (d *doctor) network(ctx context.Context) {
 	target := d.gateway.host
 	if p := d.gateway.proxy; p != nil {
 		target = p.host
-		d.well("proxy", "the environment names %s", p)
+		d.well("proxy", "%s names %s", p.variable, p)
 	} else {
 		d.well("proxy", "the environment names none for this gateway")
 	}
@@ -361,6 +380,8 @@ func (d *doctor) handshake(ctx context.Context, by door) (text, advice string, e
 	case errors.Is(err, socketxp.ErrWrongGateway) && seen != nil:
 		return "", "another machine answers at this address, something between looks into TLS, or the gateway has a new key: compare with what it prints at its start",
 			fmt.Errorf("the key is %s, expected %s (%s): %w", socketxp.PinOf(seen), d.gateway.addr.KnownBy(), describe(seen), socketxp.ErrWrongGateway)
+	case errors.As(err, new(*transportError)): // it says what to do by itself
+		return "", "", err
 	case err != nil:
 		return "", "something between lets connections through but no TLS 1.3, or what listens there is no gateway", err
 	}

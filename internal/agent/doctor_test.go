@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -182,6 +183,39 @@ func TestDoctorOfAFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if f := diagnose(t, DoctorOptions{WorkDir: dir.Path()})["device key"]; f.Verdict != Failure || !strings.Contains(f.Advice, "chmod 600") {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestDoctorAndProxies: what the environment names is looked at before it is used.
+func TestDoctorAndProxies(t *testing.T) {
+	b := newBed(t)
+	dir, _ := b.login("sensor")
+	configHome(t)
+	p := someProfile("home")
+	p.Gateway, p.ExpiresAt = socketxp.GatewayAddress{URL: "https://gateway.example.com"}, time.Now().Add(time.Hour)
+	put(t, p, nil)
+	environment(t, "ALL_PROXY=socks5://user:hush@proxy.example.com:1080")
+	laptop := DoctorOptions{WorkDir: newDir(t).Path(), Profile: &p, Profiles: read(t)}
+	found := diagnose(t, laptop)
+	expect(t, found, map[string]Verdict{"sign-in": Good, "proxy": Failure})
+	if f := found["proxy"]; !strings.Contains(f.Detail, "in ALL_PROXY is one for SOCKS") || !strings.Contains(f.Advice, "HTTPS_PROXY") || strings.Contains(f.Detail+f.Advice, "hush") {
+		t.Errorf("%+v", f)
+	}
+	// This device's gateway is on this machine.
+	if f := diagnose(t, DoctorOptions{WorkDir: dir.Path()})["proxy"]; f.Verdict != Good {
+		t.Errorf("%+v", f)
+	}
+	// One that speaks no TLS where it should: it is not the gateway's certificate that
+	// people are told to look at.
+	proxy := fakeProxy(t, func(net.Conn, *http.Request) {})
+	environment(t, "all_proxy=https://user:hush@"+proxy.host)
+	found = diagnose(t, laptop)
+	expect(t, found, map[string]Verdict{"sign-in": Good, "proxy": Good, "name": Good, "connection": Good, "encryption": Failure})
+	if f := found["proxy"]; !strings.Contains(f.Detail, "all_proxy names https://"+proxy.host) {
+		t.Errorf("%+v", f)
+	}
+	if f := found["encryption"]; !strings.Contains(f.Detail, "the proxy https://"+proxy.host) || !strings.Contains(f.Advice, "all_proxy=http://"+proxy.host) || strings.Contains(f.Detail+f.Advice, "hush") {
 		t.Errorf("%+v", f)
 	}
 }
