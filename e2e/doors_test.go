@@ -64,13 +64,18 @@ func cmdPort(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// cmdNewCert is `newcert NAME`: a certificate that nobody has a reason to
-// trust, in NAME.crt and NAME.key, and both in NAME.pem.
+// cmdNewCert is `newcert NAME [HOST]`: a certificate for a host
+// (balancer.example.com) that nobody has a reason to trust, in NAME.crt and NAME.key,
+// and both in NAME.pem.
 func cmdNewCert(ts *testscript.TestScript, _ bool, args []string) {
+	host := "balancer.example.com"
+	if len(args) > 1 {
+		host = args[1]
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(ts, err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[0]}, DNSNames: []string{"balancer.example.com"},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[0]}, DNSNames: []string{host},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
@@ -115,7 +120,8 @@ func cmdFill(ts *testscript.TestScript, _ bool, args []string) {
 	check(ts, os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
 
-// cmdTLSProxy is `tlsproxy`: an HTTP proxy, on $TLSPROXY, that connects gw.test to
+// cmdTLSProxy is `tlsproxy`: an HTTP proxy, on $TLSPROXY (its address alone is
+// $TLSPROXY_ADDR), that connects gw.test to
 // this machine and lets nothing but TLS through. It counts in $WORK/tlsproxy.log
 // what it lets through and what it does not.
 func cmdTLSProxy(ts *testscript.TestScript, _ bool, _ []string) {
@@ -128,6 +134,7 @@ func cmdTLSProxy(ts *testscript.TestScript, _ bool, _ []string) {
 	log, err := os.OpenFile(ts.MkAbs("tlsproxy.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	check(ts, err)
 	ts.Defer(func() { _ = log.Close() })
+	ts.Setenv("TLSPROXY_ADDR", l.Addr().String())
 	ts.Setenv("TLSPROXY", "http://"+l.Addr().String())
 	go func() {
 		for {

@@ -193,7 +193,7 @@ func environ(ts *testscript.TestScript) []string {
 	var env []string
 	for _, k := range []string{
 		"PATH", "HOME", "XDG_STATE_HOME", "TMPDIR", "NO_COLOR", "GORACE", "GW", "WORK",
-		"SOCKETXP_AUTHTOKEN", "SOCKETXP_API_TOKEN", "SOCKETXP_PROFILE", "XDG_CONFIG_HOME", "SOCKETXP_WORK_DIR", "SOCKETXP_DATABASE", "HTTPS_PROXY", "NO_PROXY",
+		"SOCKETXP_AUTHTOKEN", "SOCKETXP_API_TOKEN", "SOCKETXP_PROFILE", "XDG_CONFIG_HOME", "SOCKETXP_WORK_DIR", "SOCKETXP_DATABASE", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE",
 	} {
 		if v := ts.Getenv(k); v != "" {
 			env = append(env, k+"="+v)
