@@ -21,7 +21,11 @@ const (
 	maxVersion    = 1 << 16
 	maxFact       = 256 // characters, as socketxp.Facts.Check
 	maxAddrs      = 16  // as socketxp.Facts.Check
+	maxUser       = 64  // bytes of a user's name; Linux takes 32
 )
+
+// MaxKeyLife is the longest that a device leaves a single-use key in place.
+const MaxKeyLife = 60 * time.Second
 
 // NonceSize is the number of random bytes of a nonce.
 const NonceSize = 32
@@ -114,6 +118,40 @@ func (m KeyChange) check() error {
 
 func (m KeyStaged) check() error  { return checkSize("next key", m.Next, ed25519.PublicKeySize) }
 func (m KeyRefused) check() error { return checkReason(m.Code, m.Message, m.Hint) }
+
+func (m PlaceKey) check() error {
+	if m.Life < 1 || m.Life > int(MaxKeyLife/time.Second) {
+		return errors.New("the life is not 1 to 60 seconds")
+	}
+	if m.User != "" {
+		if err := checkUser(m.User); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		checkIDs(m.ID),
+		checkDestination(m.Destination),
+		checkSize("public key", m.PublicKey, ed25519.PublicKeySize),
+	)
+}
+
+func (m KeyPlaced) check() error { return errors.Join(checkIDs(m.ID), checkUser(m.User)) }
+func (m KeyNotPlaced) check() error {
+	return errors.Join(checkIDs(m.ID), checkReason(m.Code, m.Message, m.Hint))
+}
+func (m RemoveKey) check() error  { return checkIDs(m.ID) }
+func (m KeyRemoved) check() error { return checkIDs(m.ID) }
+
+// checkUser takes names of users that are not mistaken for anything else, wherever
+// they come to stand: no separators, no path, no option.
+func checkUser(name string) error {
+	if name == "" || len(name) > maxUser || name[0] == '-' || strings.Trim(name, ".") == "" || strings.ContainsFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-@", r)
+	}) {
+		return errors.New("the user's name is not 1 to 64 of letters, digits and ._-@")
+	}
+	return nil
+}
 
 func (m Refused) check() error {
 	if err := checkRetry(m.RetryAfter); err != nil {
@@ -310,6 +348,9 @@ func tidy(m Message) Message {
 		m.Message = printable(m.Message, maxText)
 		return m
 	case KeyRefused:
+		m.Message, m.Hint = printable(m.Message, maxText), printable(m.Hint, maxText)
+		return m
+	case KeyNotPlaced:
 		m.Message, m.Hint = printable(m.Message, maxText), printable(m.Hint, maxText)
 		return m
 	case Ended:

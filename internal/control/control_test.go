@@ -81,6 +81,11 @@ var samples = []Message{
 	KeyChange{Next: pubKey, Proof: signature, Vouch: signature},
 	KeyStaged{Next: pubKey},
 	KeyRefused{Code: socketxp.CodeConflict, Message: "no", Hint: "later"},
+	PlaceKey{ID: anID, Destination: "tcp://localhost:22", User: "pi", PublicKey: pubKey, Life: 30},
+	KeyPlaced{ID: anID, User: "pi"},
+	KeyNotPlaced{ID: anID, Code: socketxp.CodeForbidden, Message: "no", Hint: "later"},
+	RemoveKey{ID: anID},
+	KeyRemoved{ID: anID},
 }
 
 // sampleFor returns a good message of r's type as it is on a channel of role.

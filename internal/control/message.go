@@ -118,6 +118,40 @@ type KeyRefused struct {
 	Hint    string        `json:"hint,omitempty"`
 }
 
+// PlaceKey asks a device to have the sshd at Destination take a key for one sign-in.
+// The private half is in the gateway's memory alone.
+type PlaceKey struct {
+	ID          string `json:"id"`
+	Destination string `json:"destination"`
+	User        string `json:"user,omitempty"` // "" for the first of those whom the device allows
+	PublicKey   []byte `json:"public_key"`     // Ed25519
+	Life        int    `json:"life"`           // seconds until the device takes it away by itself
+}
+
+// KeyPlaced says that the key of a PlaceKey is good now, for User.
+type KeyPlaced struct {
+	ID   string `json:"id"`
+	User string `json:"user"`
+}
+
+// KeyNotPlaced is a device's no to a PlaceKey.
+type KeyNotPlaced struct {
+	ID      string        `json:"id"`
+	Code    socketxp.Code `json:"code"`
+	Message string        `json:"message"`
+	Hint    string        `json:"hint,omitempty"`
+}
+
+// RemoveKey says that the key of a PlaceKey is not needed any more.
+type RemoveKey struct {
+	ID string `json:"id"`
+}
+
+// KeyRemoved answers RemoveKey: the key is not in the user's file.
+type KeyRemoved struct {
+	ID string `json:"id"`
+}
+
 // Refused says why the gateway ends the channel; nothing follows it.
 type Refused struct {
 	Code       socketxp.Code `json:"code"`

@@ -17,11 +17,14 @@ import (
 //   - 1: the first
 //   - 2: GatewayKeys
 //   - 3: the sequence of a device, and the change of its key
+//   - 4: single-use keys
 const (
-	Version       = 3
+	Version       = 4
 	OldestVersion = 1
 	// SequenceVersion is the first with the sequence of a device and the change of its key.
 	SequenceVersion = 3
+	// SingleUseKeyVersion is the first with PlaceKey.
+	SingleUseKeyVersion = 4
 )
 
 // side is an end of the channel.
@@ -105,6 +108,12 @@ var rules = []rule{
 	{0x34, "LinkRequest", LinkRequest{}, agentSide, 0, visitStarted, 0, 256, strict[LinkRequest]},
 	{0x35, "LinkTicket", LinkTicket{}, gatewaySide, 0, open, 0, 256, strict[LinkTicket]},
 	{0x36, "LinkRefused", LinkRefused{}, gatewaySide, 0, open, 0, 8 << 10, strict[LinkRefused]},
+
+	{0x40, "PlaceKey", PlaceKey{}, gatewaySide, open | leaving, 0, 0, 4 << 10, strict[PlaceKey]},
+	{0x41, "KeyPlaced", KeyPlaced{}, agentSide, open | leaving, 0, 0, 512, strict[KeyPlaced]},
+	{0x42, "KeyNotPlaced", KeyNotPlaced{}, agentSide, open | leaving, 0, 0, 8 << 10, strict[KeyNotPlaced]},
+	{0x43, "RemoveKey", RemoveKey{}, gatewaySide, open | leaving, 0, 0, 256, strict[RemoveKey]},
+	{0x44, "KeyRemoved", KeyRemoved{}, agentSide, open | leaving, 0, 0, 256, strict[KeyRemoved]},
 }
 
 // allows reports whether r's message may pass on a channel of this role and
