@@ -21,6 +21,7 @@ type connectFlags struct {
 	enableSSH bool
 	sshUsers  []string
 	ssh       agent.SSHPolicy
+	oneUse    bool
 
 	slave            bool
 	peerID, peerName string
@@ -45,6 +46,9 @@ and another one refused, in known_devices of the work folder.`,
   # the agent's own ssh server, where no sshd runs; who reaches it may log in as pi
   socketxp connect tcp://localhost:22 --enable-ssh --ssh-user pi
 
+  # the sshd of this device; the portal's terminal signs in to it as pi without a password
+  socketxp connect tcp://localhost:22 --ssh-single-use-keys --ssh-user pi
+
   # reach that from a laptop, with an access token in SOCKETXP_AUTHTOKEN
   socketxp connect tcp://localhost:3000 --iot-slave \
       --peer-device-name sensor12345 --peer-device-port 22
@@ -68,11 +72,12 @@ and another one refused, in known_devices of the work folder.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.authtoken, "authtoken", "", "the `TOKEN`; master mode logs in with it if the device isn't registered. It shows in the process list and the shell's history")
 	flags.BoolVar(&f.enableSSH, "enable-ssh", false, "publish the agent's built-in SSH server")
-	flags.StringArrayVar(&f.sshUsers, "ssh-user", nil, "the `USER` who may log in to it (repeatable); by default the one who runs the agent")
+	flags.StringArrayVar(&f.sshUsers, "ssh-user", nil, "the `USER` who may log in to it, or by single-use keys (repeatable); by default the one who runs the agent")
 	byDefault := agent.DefaultSSHPolicy()
 	flags.BoolVar(&f.ssh.TCPForwarding, "ssh-tcp-forwarding", byDefault.TCPForwarding, "let its visitors forward ports (ssh -L) to what this device publishes; =false forbids it")
 	flags.BoolVar(&f.ssh.AgentForwarding, "ssh-agent-forwarding", byDefault.AgentForwarding, "let programs of this device use the ssh agent of a visitor who forwards it (ssh -A)")
 	flags.StringArrayVar(&f.ssh.AcceptEnv, "ssh-accept-env", byDefault.AcceptEnv, "the `VARIABLE` that visitors may set, or PREFIX* (repeatable; replaces the default)")
+	flags.BoolVar(&f.oneUse, "ssh-single-use-keys", false, "let the gateway sign in to this machine's own sshd, published here, as --ssh-user, by a key that the agent places for one sign-in: for the terminal in the portal")
 	flags.BoolVar(&f.slave, "iot-slave", false, "slave mode: open a local port")
 	flags.StringVar(&f.peerID, "peer-device-id", "", "slave mode: the device, by its `ID`")
 	flags.StringVar(&f.peerName, "peer-device-name", "", "slave mode: the device, by its `NAME`")
@@ -90,8 +95,8 @@ func (f *connectFlags) check(cmd *cobra.Command) error {
 	server := []string{"ssh-user", "ssh-tcp-forwarding", "ssh-agent-forwarding", "ssh-accept-env"}
 	alien, mode := []string{"peer-device-id", "peer-device-name", "peer-device-port"}, "with --iot-slave"
 	if f.slave {
-		alien, mode = append(server, "enable-ssh", "iot-device-name", "iot-device-group"), "without --iot-slave"
-	} else if i := slices.IndexFunc(server, cmd.Flags().Changed); i >= 0 && !f.enableSSH {
+		alien, mode = append(server, "enable-ssh", "ssh-single-use-keys", "iot-device-name", "iot-device-group"), "without --iot-slave"
+	} else if i := slices.IndexFunc(server, cmd.Flags().Changed); i >= 0 && !f.enableSSH && (!f.oneUse || server[i] != "ssh-user") {
 		return usage("add --enable-ssh", "--%s is for the built-in SSH server", server[i])
 	}
 	if i := slices.IndexFunc(alien, cmd.Flags().Changed); i >= 0 {
@@ -105,7 +110,7 @@ func (a *app) connectMaster(ctx context.Context, destination string, f connectFl
 	if err != nil {
 		return usageError{err}
 	}
-	tunnel := agent.Tunnel{Destination: dest, SSH: f.enableSSH, Users: f.sshUsers, Policy: f.ssh}
+	tunnel := agent.Tunnel{Destination: dest, SSH: f.enableSSH, Users: f.sshUsers, Policy: f.ssh, SingleUseKeys: f.oneUse}
 	if err := tunnel.Check(); err != nil {
 		return usageError{err}
 	}

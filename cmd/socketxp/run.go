@@ -261,7 +261,7 @@ may work later; what is refused (4) will be again.`,
 		a.signInCommand(), a.signOutCommand(), a.whoAmICommand(), a.profileCommand(),
 		a.doctorCommand(), a.sshCommand(), a.proxyCommand(), a.sshConfigCommand(), a.forwardCommand(),
 		a.devicesCommand(), a.groupsCommand(), a.tokensCommand(), a.sessionsCommand(), a.eventsCommand(), a.auditCommand(),
-		a.completionCommand(), a.versionCommand(), a.sftpCommand())
+		a.completionCommand(), a.versionCommand(), a.sftpCommand(), a.authorizedKeysCommand())
 	return root
 }
 

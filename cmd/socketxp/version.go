@@ -18,6 +18,15 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
+// authorizedKeysCommand is what the agent starts as a user of this machine, to place a
+// single-use key.
+func (a *app) authorizedKeysCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "authorized-keys", Hidden: true, Args: usageArgs(noArgs),
+		RunE: func(*cobra.Command, []string) error { return agent.AuthorizedKeysMain(a.stdin, a.stdout) },
+	}
+}
+
 // sftpCommand is what the built-in SSH server starts as the user who has logged in.
 func (a *app) sftpCommand() *cobra.Command {
 	return &cobra.Command{

@@ -63,13 +63,20 @@ type configTunnel struct {
 	PeerDevicePort int       `json:"peer_device_port"`
 }
 
-// configSSH is what visitors of the built-in SSH server may do. What a tunnel leaves
+// configSSH is what visitors of the built-in SSH server may do, and whether the gateway
+// may sign in to this machine's sshd by single-use keys. What a tunnel leaves
 // out is as at the top level, and what that leaves out as in DefaultSSHPolicy.
 type configSSH struct {
 	Users                *[]string `json:"users"` // older files: ssh_users
 	AllowTCPForwarding   *bool     `json:"allow_tcp_forwarding"`
 	AllowAgentForwarding *bool     `json:"allow_agent_forwarding"`
 	AcceptEnv            *[]string `json:"accept_env"`
+	SingleUseKeys        *bool     `json:"single_use_keys"`
+}
+
+// forServer reports whether something is set that only the built-in SSH server heeds.
+func (c configSSH) forServer() bool {
+	return c.AllowTCPForwarding != nil || c.AllowAgentForwarding != nil || c.AcceptEnv != nil
 }
 
 // or fills what is left out.
@@ -79,6 +86,7 @@ func (c configSSH) or(outer configSSH) configSSH {
 		AllowTCPForwarding:   cmp.Or(c.AllowTCPForwarding, outer.AllowTCPForwarding),
 		AllowAgentForwarding: cmp.Or(c.AllowAgentForwarding, outer.AllowAgentForwarding),
 		AcceptEnv:            cmp.Or(c.AcceptEnv, outer.AcceptEnv),
+		SingleUseKeys:        cmp.Or(c.SingleUseKeys, outer.SingleUseKeys),
 	}
 }
 
@@ -215,11 +223,18 @@ func (c *Config) add(t configTunnel, outer configSSH) error {
 		return err
 	}
 	tunnel := Tunnel{Destination: dest, SSH: t.EnableSSH}
+	asked, effective := own.SingleUseKeys != nil && *own.SingleUseKeys, own.or(outer)
 	switch {
 	case t.EnableSSH:
-		tunnel.Users, tunnel.Policy = own.or(outer).tunnel()
-	case t.SSH != configSSH{}:
+		tunnel.Users, tunnel.Policy = effective.tunnel()
+		tunnel.SingleUseKeys = asked // which Check refuses
+	case t.SSH.forServer():
 		return hinted("add enable_ssh", "ssh is for the built-in SSH server")
+	case asked || effective.SingleUseKeys != nil && *effective.SingleUseKeys && tunnel.mayHaveKeys():
+		tunnel.SingleUseKeys = true
+		tunnel.Users, _ = effective.tunnel()
+	case own.Users != nil:
+		return hinted("add enable_ssh, or single_use_keys for the sshd of this machine", "ssh has users for nothing")
 	}
 	if err := tunnel.Check(); err != nil {
 		return err

@@ -31,6 +31,9 @@ type ConnectOptions struct {
 	Warning   func(err error)
 
 	betterFirst time.Duration // 0: the default; tests shorten it
+	// Tests have users with other home folders, and a program that those may run.
+	lookup     func(name string) (account, error)
+	executable string
 }
 
 func (o *ConnectOptions) withDefaults() {
@@ -99,6 +102,7 @@ type device struct {
 	options ConnectOptions
 	tunnels *publications
 	links   *links
+	oneUse  *singleUseKeys
 
 	// ctx ends with the agent. Stop ends it because the device was logged out.
 	ctx  context.Context
@@ -161,6 +165,9 @@ func newDevice(ctx context.Context, key DeviceKey, o ConnectOptions) (*device, e
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
+	if o.executable != "" {
+		executable = o.executable
+	}
 	d := &device{
 		dir: o.Dir, key: key, gateway: gw, version: o.Version, log: o.Log, options: o,
 		now:       connection{since: time.Now(), turned: make(chan struct{})},
@@ -175,6 +182,10 @@ func newDevice(ctx context.Context, key DeviceKey, o ConnectOptions) (*device, e
 	})
 	d.ctx, d.stop = context.WithCancelCause(ctx)
 	d.links = newLinks(d)
+	d.oneUse = newSingleUseKeys(d, executable)
+	if o.lookup != nil {
+		d.oneUse.lookup = o.lookup
+	}
 	return d, nil
 }
 
@@ -196,6 +207,7 @@ func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
 			o.Warning(movedMachine(d.dir))
 		}
 	}
+	d.oneUse.cleanUp()
 	var running sync.WaitGroup
 	running.Go(func() { d.serveLocal(listener) })
 	err = d.stayConnected()
@@ -203,6 +215,7 @@ func runDevice(ctx context.Context, key DeviceKey, o ConnectOptions) error {
 	running.Wait()
 	d.working.Wait()
 	d.links.wait()
+	d.oneUse.wait()
 	return err
 }
 
@@ -300,6 +313,10 @@ func (d *device) serveChannel() error {
 		switch m := m.(type) {
 		case control.Offer:
 			d.links.take(ctx, conn, m)
+		case control.PlaceKey:
+			d.oneUse.place(ctx, conn, m)
+		case control.RemoveKey:
+			d.oneUse.remove(ctx, conn, m)
 		case control.Refused:
 			return refused(m.Code, m.Message, m.Hint, m.RetryAfter)
 		case control.KeyDue:

@@ -50,6 +50,8 @@ type bed struct {
 	visitors map[*control.Conn]control.Granted
 	offers   map[string]bedOffer // by device ticket
 	refusals []control.OfferRefused
+	// keyAnswers are what devices say of single-use keys.
+	keyAnswers chan control.Message
 	// What the gateway is like: the tests set these through with.
 	registerProblem *api.Problem
 	loseAnswer      bool                // register, and close the connection in place of an answer
@@ -119,6 +121,7 @@ func newBed(t *testing.T) *bed {
 		relay:  relay.New(relay.Options{Wait: 5 * time.Second}),
 		conns:  make(map[net.Conn]bool), devices: make(map[string]*bedDevice), retired: make(map[string]bool),
 		visitors: make(map[*control.Conn]control.Granted), offers: make(map[string]bedOffer),
+		keyAnswers: make(chan control.Message, 100),
 	}
 	b.start()
 	b.addr = socketxp.GatewayAddress{URL: "https://localhost:" + b.port, Pin: pin}
@@ -477,6 +480,8 @@ func (b *bed) device(ctx context.Context, c *control.Conn, d *bedDevice) {
 			if ok {
 				_ = o.visitor.Send(ctx, control.LinkRefused{Visit: visitNumber, Link: o.link, Code: m.Code, Message: m.Message})
 			}
+		case control.KeyPlaced, control.KeyNotPlaced, control.KeyRemoved:
+			b.keyAnswers <- m
 		case control.KeyChange:
 			b.keyChange(ctx, c, d, m)
 		case control.Logout:

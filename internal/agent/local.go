@@ -57,6 +57,7 @@ type localTunnel struct {
 	TCPForwarding   bool     `json:"tcp_forwarding,omitempty"`
 	AgentForwarding bool     `json:"agent_forwarding,omitempty"`
 	AcceptEnv       []string `json:"accept_env,omitempty"`
+	SingleUseKeys   bool     `json:"single_use_keys,omitempty"`
 }
 
 func (t localTunnel) policy() SSHPolicy {
@@ -257,7 +258,7 @@ func (d *device) publishFor(c *localConn, asked []localTunnel) error {
 		if err != nil {
 			return err
 		}
-		tunnels = append(tunnels, Tunnel{Destination: dest, SSH: t.SSH, Users: t.Users, Policy: t.policy()})
+		tunnels = append(tunnels, Tunnel{Destination: dest, SSH: t.SSH, Users: t.Users, Policy: t.policy(), SingleUseKeys: t.SingleUseKeys})
 	}
 	remove, err := d.tunnels.add(d.ctx, tunnels)
 	if err != nil {
@@ -317,6 +318,7 @@ func join(ctx context.Context, o ConnectOptions) error {
 		r.Tunnels = append(r.Tunnels, localTunnel{
 			Destination: t.Destination.String(), SSH: t.SSH, Users: t.Users,
 			TCPForwarding: t.Policy.TCPForwarding, AgentForwarding: t.Policy.AgentForwarding, AcceptEnv: t.Policy.AcceptEnv,
+			SingleUseKeys: t.SingleUseKeys,
 		})
 	}
 	c, err := o.Dir.ask(ctx, r)

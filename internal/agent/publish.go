@@ -20,11 +20,18 @@ type Tunnel struct {
 	SSH    bool
 	Users  []string
 	Policy SSHPolicy
+	// SingleUseKeys lets the gateway in to the sshd that the tunnel leads to, as one of
+	// Users, by keys that this device places for one sign-in each.
+	SingleUseKeys bool
 }
 
 // Check returns an error if the built-in SSH server is asked for under a destination
-// that is not this machine, or with a policy that is not valid.
+// that is not this machine, or with a policy that is not valid, or single-use keys where
+// there can be none.
 func (t Tunnel) Check() error {
+	if t.SingleUseKeys && !t.mayHaveKeys() {
+		return hinted("they are for the sshd of this machine, published as tcp://localhost:22", "there are no single-use keys for %s", t.Destination)
+	}
 	if !t.SSH {
 		return nil
 	}
@@ -32,6 +39,11 @@ func (t Tunnel) Check() error {
 		return hinted("publish it as tcp://localhost:22", "the built-in SSH server is not at %s", t.Destination)
 	}
 	return t.Policy.Check()
+}
+
+// mayHaveKeys reports whether an sshd of this machine may be where the tunnel leads.
+func (t Tunnel) mayHaveKeys() bool {
+	return !t.SSH && t.Destination.Scheme == "tcp" && onThisMachine(t.Destination.Host)
 }
 
 // onThisMachine reports whether a host is this machine by its name or address.
@@ -90,7 +102,7 @@ func (p *publications) add(ctx context.Context, tunnels []Tunnel) (remove func()
 // join adds one owner to a tunnel. The caller holds mu.
 func (p *publications) join(ctx context.Context, name string, t Tunnel) error {
 	if known := p.open[name]; known != nil {
-		if known.SSH != t.SSH || !slices.Equal(known.Users, t.Users) || !known.Policy.equal(t.Policy) {
+		if known.SSH != t.SSH || known.SingleUseKeys != t.SingleUseKeys || !slices.Equal(known.Users, t.Users) || !known.Policy.equal(t.Policy) {
 			return hinted("end the other command first", "%s is published already, with other settings", name)
 		}
 		known.owners++

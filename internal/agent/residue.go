@@ -11,7 +11,7 @@ import (
 // former are overwritten when they go.
 var (
 	secretFiles = []string{keyFile, sequenceFileName, sshHostKeyFile, profilesFile, knownFile, sshKnownFile}
-	otherFiles  = []string{authoritiesFile, waysFile, sshConfigFile, socketFile, lockFile, knownLockFile}
+	otherFiles  = []string{authoritiesFile, singleUseFile, waysFile, sshConfigFile, socketFile, lockFile, knownLockFile}
 )
 
 // Residue returns the names of what an agent has left in the folder.

@@ -114,14 +114,7 @@ func (p *sshPeer) in(rows, columns uint16, command, typed string, prepare ...str
 // startSSHD runs OpenSSH's server, set up as the built-in one is.
 func startSSHD(t *testing.T) *sshPeer {
 	t.Helper()
-	const sshd = "/usr/sbin/sshd"
-	if _, err := os.Stat(sshd); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	_ = os.MkdirAll("/run/sshd", 0o755) // where it confines itself
+	needSSHD(t)
 	dir := openDir(t)
 	for _, name := range []string{"host", "id"} {
 		mustRun(t, exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", filepath.Join(dir, name)))
@@ -169,7 +162,35 @@ Subsystem sftp internal-sftp
 	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	p.port = serveSSHD(t, "127.0.0.1:0", filepath.Join(dir, "config"))
+	known := filepath.Join(dir, "known_hosts")
+	if err := os.WriteFile(known, fmt.Appendf(nil, "[127.0.0.1]:%d %s", p.port, public), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.args = []string{
+		"-F", "/dev/null", "-o", "Port=" + strconv.Itoa(p.port), "-o", "UserKnownHostsFile=" + known, "-o", "GlobalKnownHostsFile=/dev/null",
+		"-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlgorithms=ssh-ed25519", "-o", "IdentityFile=" + filepath.Join(dir, "id"), "-o", "IdentitiesOnly=yes",
+		"-o", "IdentityAgent=none", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
+	}
+	return p
+}
+
+func needSSHD(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/usr/sbin/sshd"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	_ = os.MkdirAll("/run/sshd", 0o755) // where it confines itself
+}
+
+// serveSSHD has OpenSSH's server serve the connections to an address, and returns the
+// port.
+func serveSSHD(t *testing.T, address, config string) int {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +213,7 @@ Subsystem sftp internal-sftp
 				t.Error(err)
 				return
 			}
-			cmd := exec.CommandContext(ctx, sshd, "-i", "-f", filepath.Join(dir, "config"))
+			cmd := exec.CommandContext(ctx, "/usr/sbin/sshd", "-i", "-f", config)
 			cmd.Stdin, cmd.Stdout = f, f
 			serving.Go(func() {
 				defer func() { _ = f.Close() }()
@@ -200,17 +221,7 @@ Subsystem sftp internal-sftp
 			})
 		}
 	})
-	p.port = l.Addr().(*net.TCPAddr).Port
-	known := filepath.Join(dir, "known_hosts")
-	if err := os.WriteFile(known, fmt.Appendf(nil, "[127.0.0.1]:%d %s", p.port, public), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p.args = []string{
-		"-F", "/dev/null", "-o", "Port=" + strconv.Itoa(p.port), "-o", "UserKnownHostsFile=" + known, "-o", "GlobalKnownHostsFile=/dev/null",
-		"-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlgorithms=ssh-ed25519", "-o", "IdentityFile=" + filepath.Join(dir, "id"), "-o", "IdentitiesOnly=yes",
-		"-o", "IdentityAgent=none", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
-	}
-	return p
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // forwardable sets up what may be forwarded to.

@@ -33,6 +33,13 @@ func init() {
 		}
 		os.Exit(0) //nolint:forbidigo // this is a main
 	}
+	if len(os.Args) == 2 && os.Args[1] == authorizedKeysCommand {
+		if err := AuthorizedKeysMain(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1) //nolint:forbidigo // this is a main
+		}
+		os.Exit(0) //nolint:forbidigo // this is a main
+	}
 }
 
 // patience is for what takes milliseconds unless the machine is very busy.
