@@ -1,6 +1,10 @@
 package socketxp
 
-import "context"
+import (
+	"context"
+	"crypto/ed25519"
+	"time"
+)
 
 // Offer tells a device that a visitor wants a link to one of its tunnels. Only
 // the gateway that holds the device's control channel can deliver it.
@@ -14,6 +18,17 @@ type Offer struct {
 
 // LinkTicketSize is the number of random bytes of a ticket.
 const LinkTicketSize = 16
+
+// SingleUseKey is an SSH key that lets the gateway in to a device's sshd once: the
+// device is to place it. Whether it does is the device's to say.
+type SingleUseKey struct {
+	ID          string // a UUID of this key alone
+	DeviceID    string
+	Destination string // canonical, exactly as the device published it
+	User        string // "" for the first of those whom the device allows
+	PublicKey   ed25519.PublicKey
+	Life        time.Duration // after which the device takes it away by itself
+}
 
 // HintKind says what a Hint is about.
 type HintKind string
@@ -42,6 +57,11 @@ type Hint struct {
 type DeviceHolder interface {
 	// Offer sends an offer to the device. It does not wait for the device's answer.
 	Offer(ctx context.Context, o Offer) error
+	// PlaceKey has the device place a key, and returns the user whom it lets in. It
+	// waits for the device's answer.
+	PlaceKey(ctx context.Context, k SingleUseKey) (user string, err error)
+	// RemoveKey has the device take a key away, and returns nil when it has.
+	RemoveKey(ctx context.Context, keyID string) error
 	// Supersede says that a newer control channel of the device took over.
 	Supersede()
 }
@@ -66,6 +86,9 @@ type Cluster interface {
 	OnlineDevices(ctx context.Context) (DeviceSet, error)
 	// Offer delivers an offer to the device's holder; ErrDeviceOffline if there is none.
 	Offer(ctx context.Context, o Offer) error
+	// PlaceKey and RemoveKey ask the device's holder; ErrDeviceOffline if there is none.
+	PlaceKey(ctx context.Context, k SingleUseKey) (user string, err error)
+	RemoveKey(ctx context.Context, deviceID, keyID string) error
 	// Publish sends a hint to all subscribers of all gateways, this one included,
 	// and does not wait for them.
 	Publish(h Hint)

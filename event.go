@@ -20,10 +20,12 @@ const (
 	// EventDeviceKeyRetired says that somebody has shown a key that the device had once.
 	EventDeviceKeyRetired  EventType = "device.key_retired"
 	EventDeviceQuarantined EventType = "device.quarantined"
-	EventTokenCreated      EventType = "token.created"
-	EventTokenRevoked      EventType = "token.revoked"
-	EventSessionStarted    EventType = "session.started"
-	EventSessionEnded      EventType = "session.ended"
+	// EventSingleUseKey says that the device lets the gateway in to its sshd, once.
+	EventSingleUseKey   EventType = "device.single_use_key"
+	EventTokenCreated   EventType = "token.created"
+	EventTokenRevoked   EventType = "token.revoked"
+	EventSessionStarted EventType = "session.started"
+	EventSessionEnded   EventType = "session.ended"
 )
 
 // Event is a change that the portal and programs follow live. Events are kept

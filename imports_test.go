@@ -117,6 +117,8 @@ var gatewayReaches = map[string]map[string]string{
 		"exec.CommandContext":      "the operator's own hook for DNS records",
 		"ssh.ParseAuthorizedKey":   "a device's host key, as text",
 		"ssh.MarshalAuthorizedKey": "a device's host key, as text",
+		"ssh.NewPublicKey":         "a single-use key, for the audit",
+		"ssh.FingerprintSHA256":    "a single-use key, for the audit",
 		"net.Dialer":               "doctor asks this very gateway",
 		"http.Client":              "doctor asks this very gateway",
 		"http.Transport":           "doctor asks this very gateway",

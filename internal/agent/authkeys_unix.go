@@ -46,7 +46,7 @@ func editKeys(ctx context.Context, executable string, as account, edit keyEdit) 
 		return false, err
 	}
 	var out limitedBuffer
-	cmd := exec.CommandContext(limited, executable, authorizedKeysCommand) //nolint:gosec // G204: this program
+	cmd := exec.CommandContext(limited, executable, authorizedKeysCommand)
 	cmd.Dir, cmd.Env = "/", []string{}
 	cmd.Stdin, cmd.Stdout = bytes.NewReader(request), &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: as.credential}
@@ -133,7 +133,7 @@ func openSSHFolder(home string, create bool) (*os.File, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	dir := os.NewFile(uintptr(fd), path) //nolint:gosec // G115: a descriptor
+	dir := os.NewFile(uintptr(fd), path)
 	info, err := dir.Stat()
 	if err == nil {
 		err = checkOwner(path, info)
@@ -166,7 +166,7 @@ func openKeys(dir *os.File) (*os.File, fs.FileInfo, error) {
 	case err != nil:
 		return nil, nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	f := os.NewFile(uintptr(fd), path) //nolint:gosec // G115: a descriptor
+	f := os.NewFile(uintptr(fd), path)
 	info, err := f.Stat()
 	if err == nil {
 		err = checkKeys(path, info)
@@ -259,7 +259,7 @@ func stageKeys(dir *os.File, text []byte, old fs.FileInfo) (err error) {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	f := os.NewFile(uintptr(fd), path) //nolint:gosec // G115: a descriptor
+	f := os.NewFile(uintptr(fd), path)
 	if old != nil {
 		err = keepOwner(f, old)
 	}

@@ -99,16 +99,42 @@ func (h held) IDs() []string {
 
 // Offer implements socketxp.Cluster.
 func (l *Local) Offer(ctx context.Context, o socketxp.Offer) error {
-	if err := ctx.Err(); err != nil {
+	h, err := l.holder(ctx, o.DeviceID)
+	if err != nil {
 		return err
 	}
-	l.mu.RLock()
-	held := l.holders[o.DeviceID]
-	l.mu.RUnlock()
-	if held == nil {
-		return socketxp.ErrDeviceOffline
+	return h.Offer(ctx, o)
+}
+
+// PlaceKey implements socketxp.Cluster.
+func (l *Local) PlaceKey(ctx context.Context, k socketxp.SingleUseKey) (user string, err error) {
+	h, err := l.holder(ctx, k.DeviceID)
+	if err != nil {
+		return "", err
 	}
-	return held.holder.Offer(ctx, o)
+	return h.PlaceKey(ctx, k)
+}
+
+// RemoveKey implements socketxp.Cluster.
+func (l *Local) RemoveKey(ctx context.Context, deviceID, keyID string) error {
+	h, err := l.holder(ctx, deviceID)
+	if err != nil {
+		return err
+	}
+	return h.RemoveKey(ctx, keyID)
+}
+
+func (l *Local) holder(ctx context.Context, deviceID string) (socketxp.DeviceHolder, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	held := l.holders[deviceID]
+	if held == nil {
+		return nil, socketxp.ErrDeviceOffline
+	}
+	return held.holder, nil
 }
 
 // Publish implements socketxp.Cluster.

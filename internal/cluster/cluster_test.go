@@ -22,6 +22,7 @@ type holder struct {
 	mu         sync.Mutex
 	offers     []socketxp.Offer
 	superseded int
+	removed    []string
 	err        error // what Offer returns
 	onOffer    func()
 }
@@ -33,6 +34,17 @@ func (h *holder) Offer(_ context.Context, o socketxp.Offer) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.offers = append(h.offers, o)
+	return h.err
+}
+
+func (h *holder) PlaceKey(_ context.Context, k socketxp.SingleUseKey) (string, error) {
+	return k.User, h.err
+}
+
+func (h *holder) RemoveKey(_ context.Context, keyID string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.removed = append(h.removed, keyID)
 	return h.err
 }
 
@@ -64,6 +76,29 @@ func online(t *testing.T, c socketxp.Cluster, device string) bool {
 		t.Fatal(err)
 	}
 	return on
+}
+
+func TestSingleUseKeys(t *testing.T) {
+	c := cluster.NewLocal()
+	key := socketxp.SingleUseKey{ID: "k", DeviceID: "d1", User: "pi"}
+	if _, err := c.PlaceKey(t.Context(), key); !errors.Is(err, socketxp.ErrDeviceOffline) {
+		t.Errorf("a key for a device that nobody holds: %v", err)
+	}
+	if err := c.RemoveKey(t.Context(), "d1", "k"); !errors.Is(err, socketxp.ErrDeviceOffline) {
+		t.Errorf("a key of a device that nobody holds: %v", err)
+	}
+	h1, h2 := &holder{}, &holder{err: errors.New("full")}
+	hold(t, c, "d1", h1)
+	hold(t, c, "d2", h2)
+	if user, err := c.PlaceKey(t.Context(), key); user != "pi" || err != nil {
+		t.Errorf("%q, %v", user, err)
+	}
+	if err := c.RemoveKey(t.Context(), "d1", "k"); err != nil || !slices.Equal(h1.removed, []string{"k"}) || h2.removed != nil {
+		t.Errorf("%v: %q, %q", err, h1.removed, h2.removed)
+	}
+	if err := c.RemoveKey(t.Context(), "d2", "k"); !errors.Is(err, h2.err) {
+		t.Errorf("the holder's error became %v", err)
+	}
 }
 
 func TestOffer(t *testing.T) {

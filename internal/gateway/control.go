@@ -211,6 +211,8 @@ type deviceChannel struct {
 	gone     bool       // the cluster must not find the device here any more
 	keyAsked time.Time  // when the device was asked for another key
 	unhold   func()     // nil before the cluster holds the device
+	// questions are those about single-use keys that the device has not answered.
+	questions map[keyQuestion]chan control.Message
 }
 
 var _ socketxp.DeviceHolder = (*deviceChannel)(nil)
@@ -255,7 +257,7 @@ func (c *channel) beginDevice(version int) (serve func(), err error) {
 		g.stats.refused(doorControl, socketxp.CodeOf(err))
 		return nil, errOver
 	}
-	d := &deviceChannel{channel: c, accountID: device.AccountID, id: device.ID, name: device.Name, welcomed: make(chan struct{}), keySince: device.KeySince, keyChanges: newKeyChanges()}
+	d := &deviceChannel{channel: c, accountID: device.AccountID, id: device.ID, name: device.Name, welcomed: make(chan struct{}), keySince: device.KeySince, keyChanges: newKeyChanges(), questions: make(map[keyQuestion]chan control.Message)}
 	if keyState != socketxp.DeviceKeyCurrent && keyState != socketxp.DeviceKeyNext {
 		return nil, d.refuseRetired()
 	}
@@ -378,6 +380,12 @@ func (d *deviceChannel) take(m control.Message) error {
 		return d.record(report, d.g.limits.storeWithin)
 	case control.KeyChange:
 		d.changeKey(m)
+	case control.KeyPlaced:
+		d.answered(keyQuestion{m.ID, true}, m)
+	case control.KeyNotPlaced:
+		d.answered(keyQuestion{m.ID, true}, m)
+	case control.KeyRemoved:
+		d.answered(keyQuestion{m.ID, false}, m)
 	case control.OfferRefused:
 		d.g.offers.refused(d.id, m)
 	case control.Logout:

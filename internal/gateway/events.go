@@ -15,7 +15,7 @@ import (
 
 type eventsIn struct {
 	DeviceID string             `query:"device_id" maxLength:"100"`
-	Type     socketxp.EventType `query:"type" enum:"device.registered,device.online,device.offline,device.changed,device.deleted,device.key_changed,device.key_retired,device.quarantined,token.created,token.revoked,session.started,session.ended"`
+	Type     socketxp.EventType `query:"type" enum:"device.registered,device.online,device.offline,device.changed,device.deleted,device.key_changed,device.key_retired,device.quarantined,device.single_use_key,token.created,token.revoked,session.started,session.ended"`
 	Cursor   string             `query:"cursor" maxLength:"2048"`
 	Limit    int                `query:"limit" default:"50" minimum:"1" maximum:"200"`
 }

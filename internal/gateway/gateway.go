@@ -78,6 +78,9 @@ type Gateway struct {
 
 	presence *presence
 	offers   *offers
+	// keysPlaced and keyRates bound the single-use keys of each device.
+	keysPlaced *counted
+	keyRates   *rates[string]
 	// refusals and complaints keep what happens all the time from filling the audit
 	// and the log.
 	refusals, complaints *sampler
@@ -136,6 +139,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	g.asksKnowledge, g.obtains = newSampler(time.Minute), newSampler(10*time.Minute)
 	g.reporting, g.rekeyed = make(chan struct{}, 4), make(chan struct{}, 1)
 	g.rest = newREST(g.limits.http)
+	g.keysPlaced, g.keyRates = newCounted(g.limits.keysAtOnce), newRates[string](g.limits.keyRate)
 	g.alarms = newSampler(g.limits.alarmEvery)
 	g.moves = &sequenceWriter{store: g.store, within: g.limits.storeWithin, wake: make(chan struct{}, 1)}
 	g.sequences = &sequences{store: g.store, move: g.moves.move, within: g.limits.storeWithin, talk: g.limits.showWithin}

@@ -386,13 +386,19 @@ func (a *agent) welcome(r control.Report) control.Welcome {
 
 func (w *world) dial(key ed25519.PrivateKey, role control.Role) *agent {
 	w.Helper()
+	return w.dialAs(key, role, control.Version)
+}
+
+// dialAs is dial for an agent of another version.
+func (w *world) dialAs(key ed25519.PrivateKey, role control.Role, version int) *agent {
+	w.Helper()
 	c := tls.Client(w.dialRaw(), w.clientTLS(key))
 	if err := c.HandshakeContext(w.Context()); err != nil {
 		w.Fatal(err)
 	}
 	a := &agent{w: w, key: key, conn: control.NewAgent(c, role, control.Options{})}
 	w.Cleanup(func() { _ = a.conn.Close() })
-	a.send(control.Hello{Version: control.Version, Role: role, Agent: "test"})
+	a.send(control.Hello{Version: version, Role: role, Agent: "test"})
 	return a
 }
 

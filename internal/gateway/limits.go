@@ -48,7 +48,13 @@ type limits struct {
 	alarmEvery   time.Duration // the use of a retired device key is told once per so long
 	keyDueEvery  time.Duration // devices with old keys are asked for new ones
 	keyDueAtOnce int           // so many of them: 10,000 keys that were made on one day are not changed in one minute
-	silence      time.Duration // of a control channel; 0 for the protocol's
+	// keyWithin is how long a device may take to place a single-use key, and keyLife how
+	// long the key is good: for one sign-in by a network. Of each device there may be
+	// keysAtOnce, and so many as keyRate says.
+	keyWithin, keyLife time.Duration
+	keysAtOnce         int
+	keyRate            quota
+	silence            time.Duration // of a control channel; 0 for the protocol's
 
 	http httpLimits
 }
@@ -67,6 +73,7 @@ func defaultLimits() limits {
 		offlineAfter: 5 * time.Second, presenceRate: 30 * time.Second,
 		sampleEvery: 10 * time.Minute, alarmEvery: 24 * time.Hour,
 		keyDueEvery: 10 * time.Second, keyDueAtOnce: 50,
+		keyWithin: 15 * time.Second, keyLife: 30 * time.Second, keysAtOnce: 4, keyRate: quota{0.2, 10},
 		http: defaultHTTPLimits(),
 	}
 }
