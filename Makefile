@@ -12,6 +12,8 @@ FUZZTIME              ?= 20s
 # The agent's few requests are as well off with HTTP/1.1, and 0.36 MB smaller.
 AGENT_TAGS            := nethttpomithttp2
 
+PORTAL_SOURCES        := $(shell find portal/src portal/public -type f) portal/index.html portal/vite.config.ts portal/tsconfig.json
+
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := build
@@ -19,9 +21,28 @@ export CGO_ENABLED ?= 0
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-build: ## build both programs into bin/; needs only Go
+build: portal go-build ## build the portal and both programs into bin/
+
+go-build: ## build both programs into bin/ with the portal as it was built last; needs only Go
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/socketxp-gateway
 	go build -trimpath -tags '$(AGENT_TAGS)' -ldflags '$(LDFLAGS)' -o bin/ ./cmd/socketxp
+
+portal: portal/dist/index.html ## build the portal into the gateway's code; needs Node.js
+
+portal/dist/index.html: $(PORTAL_SOURCES) portal/node_modules/.package-lock.json
+	cd portal && npm run --silent build -- --logLevel warn
+
+portal/node_modules/.package-lock.json: portal/package.json portal/package-lock.json
+	@command -v npm >/dev/null || (echo "npm is not installed" >&2; echo "hint: install Node.js 20 or later (nodejs.org), or make go-build for a gateway without its portal" >&2; exit 1)
+	cd portal && npm ci --no-audit --no-fund
+	@touch $@
+
+portal-check: portal/node_modules/.package-lock.json ## types, lint and unit tests of the portal, and that its types are those of the API
+	cd portal && npm run --silent types && npm run --silent lint && npm test --silent
+	@git diff --exit-code -- portal/src/api/schema.gen.ts || (echo "portal/src/api/schema.gen.ts is stale: commit what npm run types made" >&2; exit 1)
+
+portal-e2e: build ## the portal in a real browser against a real gateway; screenshots in portal/shots
+	cd portal && npm run --silent e2e
 
 run: build ## start the gateway on localhost, with this machine as a demo device
 	@./scripts/run.sh
@@ -75,4 +96,4 @@ $(SQLC):
 	CGO_ENABLED=1 GOBIN=$(TOOLS) go install github.com/sqlc-dev/sqlc/cmd/sqlc@$(SQLC_VERSION)
 	@mv $(TOOLS)/sqlc $@
 
-.PHONY: help build run test check lint generate generate-check man e2e crash storm soak fuzz bench bench-lists
+.PHONY: help build go-build portal portal-check portal-e2e run test check lint generate generate-check man e2e crash storm soak fuzz bench bench-lists

@@ -2,6 +2,8 @@ module socketxp
 
 go 1.26.0
 
+ignore ./portal/node_modules
+
 require (
 	github.com/alexedwards/argon2id v1.0.0
 	github.com/caddyserver/certmagic v0.25.6

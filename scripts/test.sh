@@ -18,6 +18,9 @@ fi
 step "lint"
 make --no-print-directory lint
 
+step "the portal: types, lint, unit tests, build"
+make --no-print-directory portal-check portal
+
 step "generated files are fresh"
 make --no-print-directory generate-check
 
@@ -41,3 +44,6 @@ step "end to end"
 # They wait more than they compute: four at a time are done in two thirds of the
 # time that one for each core takes, 481 s in place of 828.
 CGO_ENABLED=1 go test -race -timeout 20m -parallel 4 ./e2e/...
+
+step "the portal in a browser"
+make --no-print-directory portal-e2e

@@ -1,0 +1,375 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { Agent, request } from "node:https";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
+import { expect, onTestFailed } from "vitest";
+
+const here = resolve(import.meta.dirname);
+const programs = resolve(here, "../../bin");
+const shots = resolve(here, "../shots");
+
+/** What a test started; ended in reverse order by `stopAll`. */
+const running: (() => Promise<void> | void)[] = [];
+
+/** Ends all that was started, also after a failure. For afterAll. */
+export async function stopAll() {
+	for (const stop of running.splice(0).reverse()) await stop();
+}
+
+/** Waits until f answers something true, and returns it. */
+export async function until<T>(what: string, f: () => T | Promise<T>, patience = 20_000): Promise<NonNullable<T>> {
+	const end = Date.now() + patience;
+	for (;;) {
+		const v = await f();
+		if (v) return v;
+		if (Date.now() > end) throw new Error(`never: ${what}`);
+		await new Promise((next) => setTimeout(next, 50));
+	}
+}
+
+interface Program {
+	output: () => string;
+	child: ChildProcess;
+	stop: (signal?: NodeJS.Signals) => Promise<void>;
+}
+
+function run(name: string, args: string[], env: Record<string, string> = {}): Program {
+	const child = spawn(join(programs, name), args, { env: { PATH: process.env.PATH ?? "", HOME: tmpdir(), ...env } });
+	let output = "";
+	child.stdout.on("data", (d) => {
+		output += d;
+	});
+	child.stderr.on("data", (d) => {
+		output += d;
+	});
+	const ended = new Promise<void>((done) => child.on("exit", () => done()));
+	const stop = async (signal: NodeJS.Signals = "SIGINT") => {
+		if (child.exitCode === null && child.signalCode === null) child.kill(signal);
+		await ended;
+	};
+	running.push(() => stop());
+	return { output: () => output, child, stop };
+}
+
+/** Runs a program to its end; its output, or an error with it. */
+async function finish(name: string, args: string[], input = "", env: Record<string, string> = {}): Promise<string> {
+	const p = run(name, args, env);
+	p.child.stdin?.end(input);
+	const code = await new Promise((done) => p.child.on("exit", done));
+	if (code !== 0) throw new Error(`${name} ${args[0]}: ${p.output()}`);
+	return p.output();
+}
+
+export interface Answer {
+	status: number;
+	// biome-ignore lint/suspicious/noExplicitAny: a test looks into whatever was answered
+	body: any;
+}
+
+/** A gateway of the test's own, on a free port, with its data in a folder of its own. */
+export class Gateway {
+	readonly dir = mkdtempSync(join(tmpdir(), "socketxp-portal-"));
+	readonly data = join(this.dir, "gateway");
+	readonly email = "owner@example.com";
+	readonly password = randomBytes(15).toString("base64url");
+	url = "";
+	process!: Program;
+	private cookie = "";
+
+	/** Starts it. With an owner unless `owner` is false: then `setUpLink` is what it printed. */
+	static async start({ owner = true, args = [] as string[] } = {}): Promise<Gateway> {
+		const g = new Gateway();
+		mkdirSync(g.data, { mode: 0o700 });
+		running.push(() => rmSync(g.dir, { recursive: true, force: true }));
+		if (owner) {
+			const file = join(g.dir, "password");
+			writeFileSync(file, g.password, { mode: 0o600 });
+			await finish("socketxp-gateway", [
+				"admin",
+				"create-user",
+				"--data-dir",
+				g.data,
+				"--email",
+				g.email,
+				"--account",
+				"acme",
+				"--password-file",
+				file,
+			]);
+		}
+		await g.serve(args);
+		if (owner) await g.signIn();
+		return g;
+	}
+
+	/** Serves; again on the same port after a stop. */
+	async serve(args: string[] = []) {
+		const port = this.url ? new URL(this.url).port : String(await freePort());
+		this.url = `https://localhost:${port}`;
+		this.process = run("socketxp-gateway", [
+			"serve",
+			"--data-dir",
+			this.data,
+			"--listen",
+			`127.0.0.1:${port}`,
+			"--public-url",
+			this.url,
+			"--metrics-listen",
+			"",
+			...args,
+		]);
+		await until("the gateway is ready", async () => {
+			if (this.process.child.exitCode !== null) throw new Error(this.process.output());
+			return (await this.ask("GET", "/readyz").catch(() => undefined))?.status === 200;
+		});
+	}
+
+	get setUpLink(): string {
+		return /https:\/\/\S+\/setup#\S+/.exec(this.process.output())?.[0] ?? "";
+	}
+
+	/** Signs in for `ask`. */
+	async signIn() {
+		const r = await this.ask("POST", "/api/v1/signin", { email: this.email, password: this.password });
+		expect(r.status, JSON.stringify(r.body)).toBe(200);
+	}
+
+	/** Asks the API as the owner. */
+	ask(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Answer> {
+		const text = body === undefined ? undefined : JSON.stringify(body);
+		return new Promise((done, failed) => {
+			const req = request(
+				this.url + path,
+				{
+					method,
+					agent: trusting,
+					headers: {
+						...(text ? { "Content-Type": "application/json", "Content-Length": String(Buffer.byteLength(text)) } : {}),
+						...(this.cookie && path.startsWith("/api/") ? { Cookie: this.cookie } : {}),
+						...headers,
+					},
+				},
+				(res) => {
+					let out = "";
+					res.setEncoding("utf8");
+					res.on("data", (d) => {
+						out += d;
+					});
+					res.on("end", () => {
+						const set = res.headers["set-cookie"]?.find((c) => c.startsWith("__Host-socketxp="));
+						if (set) this.cookie = set.split(";")[0] ?? "";
+						done({
+							status: res.statusCode ?? 0,
+							body: /json/.test(res.headers["content-type"] ?? "") ? JSON.parse(out) : out,
+						});
+					});
+				},
+			);
+			req.on("error", failed);
+			req.end(text);
+		});
+	}
+
+	async token(kind: string, name: string, more: object = {}): Promise<string> {
+		const r = await this.ask("POST", "/api/v1/tokens", { kind, name, ...more });
+		expect(r.status, JSON.stringify(r.body)).toBe(201);
+		return r.body.token;
+	}
+
+	/** Registers a device named so and connects it, with the built-in SSH server on the tunnel tcp://localhost:22 unless other arguments are given. */
+	async device(
+		name: string,
+		{ group = "default", connect = ["tcp://localhost:22", "--enable-ssh"] } = {},
+	): Promise<Device> {
+		const token = await this.token("registration", `for ${name}`);
+		return Device.start(this, name, group, token, connect);
+	}
+}
+
+/** A device with a real agent. */
+export class Device {
+	readonly name: string;
+	readonly dir: string;
+	process!: Program;
+	private readonly connect: string[];
+	id = "";
+
+	private constructor(name: string, dir: string, connect: string[]) {
+		this.name = name;
+		this.dir = dir;
+		this.connect = connect;
+	}
+
+	static async start(g: Gateway, name: string, group: string, token: string, connect: string[]): Promise<Device> {
+		const d = new Device(name, mkdtempSync(join(g.dir, `${name}-`)), connect);
+		await finish(
+			"socketxp",
+			["--work-dir", d.dir, "login", "-", "--iot-device-name", name, "--iot-device-group", group],
+			token,
+		);
+		d.id = JSON.parse(readFileSync(join(d.dir, "device.key"), "utf8")).DeviceId;
+		await d.go();
+		return d;
+	}
+
+	/** Connects, again after `stop`. */
+	async go() {
+		this.process = run("socketxp", ["--work-dir", this.dir, "connect", ...this.connect], {
+			HOME: this.dir,
+			SHELL: "/bin/bash",
+		});
+		await until(`${this.name} is connected`, () => {
+			if (this.process.child.exitCode !== null) throw new Error(this.process.output());
+			return this.process.output().includes("Connected to");
+		});
+	}
+
+	stop(signal: NodeJS.Signals = "SIGINT") {
+		return this.process.stop(signal);
+	}
+}
+
+const trusting = new Agent({ rejectUnauthorized: false, keepAlive: true }); // the test's own gateway, on loopback
+
+async function freePort(): Promise<number> {
+	const { createServer } = await import("node:net");
+	return new Promise((done) => {
+		const s = createServer();
+		s.listen(0, "127.0.0.1", () => {
+			const { port } = s.address() as { port: number };
+			s.close(() => done(port));
+		});
+	});
+}
+
+let browser: Promise<Browser> | undefined;
+
+function chromiumOnce(): Promise<Browser> {
+	browser ??= chromium
+		.launch({
+			executablePath: "/usr/bin/chromium",
+			args: [
+				"--headless",
+				"--no-sandbox",
+				"--disable-gpu",
+				"--disable-quic",
+				"--no-first-run",
+				"--disable-background-networking",
+				"--disable-component-update",
+				"--disable-sync",
+			],
+		})
+		.then((b) => {
+			running.push(async () => {
+				browser = undefined;
+				await b.close();
+			});
+			return b;
+		});
+	return browser;
+}
+
+export interface Person {
+	context: BrowserContext;
+	page: Page;
+}
+
+/**
+ * A browser with nothing in it. Whatever a page complains of (a script that fails,
+ * something that the content security policy forbids) fails the test in `expectQuiet`.
+ */
+export async function person(
+	g: Gateway,
+	{ scheme = "light" as "light" | "dark", width = 1440, height = 900 } = {},
+): Promise<Person> {
+	const context = await (await chromiumOnce()).newContext({
+		baseURL: g.url,
+		ignoreHTTPSErrors: true,
+		colorScheme: scheme,
+		viewport: { width, height },
+		locale: "en-GB",
+		timezoneId: "Europe/Berlin",
+		reducedMotion: "reduce",
+	});
+	await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+	const page = await context.newPage();
+	listen(page);
+	running.push(() => context.close());
+	onTestFailed(async () => {
+		if (!page.isClosed()) await shot(page, `failed-${Date.now()}`);
+	});
+	return { context, page };
+}
+
+const complaints: string[] = [];
+
+/** Collects what a page complains of; for tabs that a test opens itself. */
+export function listen(page: Page) {
+	page.on("pageerror", (e) => complaints.push(`${page.url()}: ${e.message}`));
+	page.on("console", (m) => {
+		// What the network refused is told of on the page itself.
+		if (m.type() === "error" && !/Failed to load resource|net::ERR_/.test(m.text()))
+			complaints.push(`${page.url()}: ${m.text()}`);
+	});
+}
+
+/** Fails if a page has complained since the last call. For afterEach. */
+export function expectQuiet() {
+	expect(complaints.splice(0)).toEqual([]);
+}
+
+/** Signs in by the form. */
+export async function signIn(g: Gateway, page: Page) {
+	await page.goto("/signin");
+	await page.getByLabel("Email address").fill(g.email);
+	await page.getByLabel("Password", { exact: false }).first().fill(g.password);
+	await page.getByRole("button", { name: "Sign in" }).click();
+	await page.waitForURL("**/devices");
+}
+
+/** Keeps a picture in portal/shots. */
+export async function shot(page: Page, name: string) {
+	mkdirSync(shots, { recursive: true });
+	// The caret is hidden by a style element, which the content security policy forbids.
+	await page.screenshot({ path: join(shots, `${name}.png`), caret: "initial" });
+}
+
+const axeSource = readFileSync(resolve(here, "../node_modules/axe-core/axe.min.js"), "utf8");
+
+/** Looks at the page as a screen reader would: no violation of WCAG 2.2 AA or of axe's best practices. */
+export async function expectAccessible(page: Page, name: string) {
+	// By the DevTools protocol: the content security policy lets no foreign script in.
+	const cdp = await page.context().newCDPSession(page);
+	await cdp.send("Runtime.evaluate", { expression: axeSource });
+	const r = await cdp.send("Runtime.evaluate", {
+		expression: `axe.run(document, { resultTypes: ["violations"] }).then((r) => JSON.stringify(r.violations.map((v) => v.id + ": " + v.help + " — " + v.nodes.slice(0, 3).map((n) => n.html.slice(0, 160)).join(" | "))))`,
+		awaitPromise: true,
+		returnByValue: true,
+	});
+	await cdp.detach();
+	if (r.exceptionDetails) throw new Error(r.exceptionDetails.exception?.description ?? r.exceptionDetails.text);
+	expect(JSON.parse(String(r.result.value)), `axe on ${name}`).toEqual([]);
+}
+
+/** A page in light and dark, wide and narrow: axe, no scrolling sideways, and a picture of each. */
+export async function everyLook(g: Gateway, name: string, path: string, ready: (page: Page) => Promise<unknown>) {
+	for (const scheme of ["light", "dark"] as const) {
+		const { page, context } = await person(g, { scheme });
+		await signIn(g, page);
+		for (const width of [1440, 360]) {
+			await page.setViewportSize({ width, height: width === 360 ? 740 : 900 });
+			await page.goto(path);
+			await ready(page);
+			const sideways = await page.evaluate(
+				() => document.documentElement.scrollWidth - document.documentElement.clientWidth,
+			);
+			expect(sideways, `${name} scrolls sideways at ${width}`).toBeLessThanOrEqual(0);
+			await shot(page, `${name}-${scheme}-${width}`);
+			await expectAccessible(page, `${name}, ${scheme}, ${width} wide`);
+		}
+		await context.close();
+	}
+}

@@ -1,0 +1,124 @@
+import { useEffect, useSyncExternalStore } from "react";
+import type { GatewayEvent } from "./client";
+import { meQuery, queryClient } from "./queries";
+
+/** Whether what the pages show is kept up to date as it changes. */
+export type LiveState = "connecting" | "live" | "interrupted";
+
+let state: LiveState = "connecting";
+const watchers = new Set<() => void>();
+const listeners = new Set<(e: GatewayEvent) => void>();
+
+function set(next: LiveState) {
+	if (next === state) return;
+	state = next;
+	for (const f of watchers) f();
+}
+
+/** Which parts of the cache an event makes stale, by the first word of its type. */
+const stale: Record<string, string[]> = {
+	device: ["devices", "groups"],
+	token: ["tokens"],
+	session: ["sessions"],
+	terminal: ["terminals"],
+};
+
+/** Events come in bursts (a gateway that starts again sees all its devices come back): one look at the lists is enough for many. */
+const quietTime = 300;
+
+let pending: Set<string> | undefined;
+
+function invalidate(keys: readonly string[]) {
+	if (!pending) {
+		const collected = new Set<string>();
+		pending = collected;
+		setTimeout(() => {
+			pending = undefined;
+			for (const key of collected) void queryClient.invalidateQueries({ queryKey: [key] });
+		}, quietTime);
+	}
+	for (const k of keys) pending.add(k);
+}
+
+/** Follows the gateway's events until the returned function is called. The browser reconnects by itself and names the last event it has seen. */
+export function follow(url = "/api/v1/events/stream"): () => void {
+	let source: EventSource | undefined;
+	let again: ReturnType<typeof setTimeout> | undefined;
+	let over = false;
+	let wait = 1000;
+
+	const open = () => {
+		source = new EventSource(url);
+		source.onopen = () => {
+			if (state === "interrupted") void queryClient.invalidateQueries(); // what happened meanwhile may be lost
+			wait = 1000;
+			set("live");
+		};
+		source.onerror = () => {
+			set("interrupted");
+			if (source?.readyState === EventSource.CLOSED && !over) {
+				// Refused: signed out, or too many streams. The question who we are finds out.
+				void queryClient.invalidateQueries({ queryKey: meQuery.queryKey });
+				again = setTimeout(open, wait);
+				wait = Math.min(wait * 2, 30_000);
+			}
+		};
+		source.onmessage = take;
+		for (const type of eventTypes) source.addEventListener(type, take);
+	};
+	open();
+	return () => {
+		over = true;
+		clearTimeout(again);
+		source?.close();
+		set("connecting");
+	};
+}
+
+/** The types that the gateway names its server-sent events by. */
+const eventTypes = [
+	"device.registered",
+	"device.online",
+	"device.offline",
+	"device.changed",
+	"device.deleted",
+	"device.key_changed",
+	"device.key_retired",
+	"device.quarantined",
+	"token.created",
+	"token.revoked",
+	"session.started",
+	"session.ended",
+] as const;
+
+function take(m: MessageEvent<string>) {
+	let event: GatewayEvent;
+	try {
+		event = JSON.parse(m.data) as GatewayEvent;
+	} catch {
+		return; // not one of ours
+	}
+	if (typeof event?.type !== "string") return;
+	invalidate(["events", ...(stale[event.type.split(".")[0] ?? ""] ?? [])]);
+	for (const f of listeners) f(event);
+}
+
+/** Calls f with each event while the component is shown. */
+export function useEvents(f: (e: GatewayEvent) => void) {
+	useEffect(() => {
+		listeners.add(f);
+		return () => {
+			listeners.delete(f);
+		};
+	}, [f]);
+}
+
+export function useLiveState(): LiveState {
+	return useSyncExternalStore(
+		(f) => {
+			watchers.add(f);
+			return () => watchers.delete(f);
+		},
+		() => state,
+	);
+}

@@ -1,0 +1,5 @@
+import { Page } from "../ui/page";
+
+export function TerminalPage() {
+	return <Page title="terminal">…</Page>;
+}

@@ -1,0 +1,52 @@
+const number = new Intl.NumberFormat("en");
+
+/** "1 device", "12,000 devices". */
+export const count = (n: number, one: string, many = `${one}s`) => `${number.format(n)} ${n === 1 ? one : many}`;
+
+export const common = {
+	product: "SocketXP",
+	cancel: "Cancel",
+	close: "Close",
+	save: "Save",
+	retry: "Try again",
+	copy: "Copy",
+	copied: "Copied",
+	undo: "Undo",
+	delete: "Delete",
+	never: "never",
+	now: "now",
+	optional: "optional",
+	nothing: "–",
+	loading: "Loading",
+	reload: "Reload",
+	required: "Required",
+	number: (n: number) => number.format(n),
+	rows: {
+		first: "First page",
+		previous: "Previous page",
+		next: "Next page",
+		perPage: "Rows per page",
+		selectAll: "Select all rows of this page",
+		select: (what: string) => `Select ${what}`,
+		columns: "Columns",
+		columnsHelp: "Which columns are shown",
+		sortUp: (what: string) => `${what}: sorted ascending`,
+		sortDown: (what: string) => `${what}: sorted descending`,
+		sortBy: (what: string) => `Sort by ${what.toLowerCase()}`,
+		total: (n: number, orMore: boolean, one: string) => (orMore ? `${number.format(n)}+ ${one}s` : count(n, one)),
+		selected: (n: number) => `${number.format(n)} selected`,
+		clear: "Clear selection",
+		actions: "Actions",
+		expand: "Show more",
+		collapse: "Show less",
+	},
+	problem: { title: "That did not work" },
+	confirm: { before: "Type", after: "to confirm" },
+	reauth: {
+		title: "Enter your password again",
+		why: "This needs a password entered in the last 10 minutes, so that an unattended screen is not enough.",
+		password: "Password",
+		submit: "Continue",
+	},
+	copyFailed: "The browser did not allow copying. Select the text and copy it by hand.",
+} as const;

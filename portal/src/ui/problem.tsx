@@ -1,0 +1,23 @@
+import { Alert, Button, Group, Text } from "@mantine/core";
+import { IconAlertTriangle } from "@tabler/icons-react";
+import { ApiError } from "../api/client";
+import { t } from "../strings";
+
+/** A refusal in place: what failed, what to do, and a button that tries again if there is something to try. */
+export function Problem({ error, onRetry }: { error: unknown; onRetry?: () => void }) {
+	if (!error) return null;
+	const e = error instanceof Error ? error : new Error(String(error));
+	const hint = e instanceof ApiError ? e.hint : undefined;
+	return (
+		<Alert color="red" variant="light" icon={<IconAlertTriangle size={18} />} role="alert" title={e.message}>
+			<Group justify="space-between" gap="sm">
+				{hint && <Text size="sm">{hint}</Text>}
+				{onRetry && (
+					<Button size="compact-sm" variant="default" onClick={onRetry}>
+						{t.common.retry}
+					</Button>
+				)}
+			</Group>
+		</Alert>
+	);
+}

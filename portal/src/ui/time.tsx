@@ -1,0 +1,73 @@
+import { Tooltip } from "@mantine/core";
+import { useEffect, useState } from "react";
+import { t } from "../strings";
+
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "long" });
+const short = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
+const full = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
+
+const units: [Intl.RelativeTimeFormatUnit, number][] = [
+	["year", 365 * 86_400],
+	["month", 30 * 86_400],
+	["week", 7 * 86_400],
+	["day", 86_400],
+	["hour", 3600],
+	["minute", 60],
+];
+
+/** "5 minutes ago", "in 2 days"; below a minute "just now" or "in less than a minute". */
+export function fromNow(at: Date, now = Date.now()): string {
+	const seconds = (at.getTime() - now) / 1000;
+	for (const [unit, size] of units) {
+		if (Math.abs(seconds) >= size) return relative.format(Math.trunc(seconds / size), unit);
+	}
+	return seconds > 0 ? "in less than a minute" : "just now";
+}
+
+/** The reader's own zone. */
+export const local = (at: Date) => short.format(at);
+
+/** 2026-11-29 09:41:07 UTC. */
+export const utc = (at: Date) => `${at.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+
+const minute = new Set<() => void>();
+setInterval(() => {
+	for (const f of minute) f();
+}, 20_000);
+
+/** Draws the component again now and then, so that relative times stay true. */
+export function useNow(): number {
+	const [now, set] = useState(Date.now);
+	useEffect(() => {
+		const f = () => set(Date.now());
+		minute.add(f);
+		return () => {
+			minute.delete(f);
+		};
+	}, []);
+	return now;
+}
+
+/** A moment as the gateway says it: relative or in the reader's zone, in full and in UTC on hover. */
+export function Time({ at, absolute = false }: { at: string | undefined; absolute?: boolean }) {
+	const now = useNow();
+	if (!at) return <span className="quiet">{t.common.never}</span>;
+	const date = new Date(at);
+	if (Number.isNaN(date.getTime())) return <span className="quiet">{t.common.nothing}</span>;
+	return (
+		<Tooltip
+			multiline
+			label={
+				<>
+					{full.format(date)}
+					<br />
+					{utc(date)}
+				</>
+			}
+		>
+			<time dateTime={at} className="numbers">
+				{absolute ? local(date) : fromNow(date, now)}
+			</time>
+		</Tooltip>
+	);
+}
