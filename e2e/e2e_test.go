@@ -93,6 +93,7 @@ func TestScripts(t *testing.T) {
 			"fill":     cmdFill,
 			"readme":   cmdReadme,
 			"tlsproxy": cmdTLSProxy,
+			"middle":   cmdMiddle,
 			"newcert":  cmdNewCert,
 			"nat":      cmdNAT,
 			"holds":    cmdHolds,

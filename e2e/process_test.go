@@ -25,6 +25,7 @@ type stage struct {
 	procs     map[string]*process
 	listeners []net.Listener
 	signedIn  *client
+	middle    *hostile // nil if the script has none; only the script uses it
 }
 
 // process is a program in the background whose output goes to files.

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rogpeppe/go-internal/testscript"
+
 	"socketxp"
 	"socketxp/internal/link"
 )
@@ -26,36 +28,37 @@ import (
 type hostile struct {
 	l       net.Listener
 	gateway string
-	// onLink handles one connection to the link door whose preface was read; nil
-	// passes it on and records it.
-	onLink func(agent net.Conn, preface []byte)
 	// flip corrupts one byte of what each end of a link says, after this many bytes.
 	flip int
 
-	mu     sync.Mutex
+	mu sync.Mutex // guards the following
+	// onLink handles one connection to the link door whose preface was read; nil
+	// passes it on and records it.
+	onLink func(agent net.Conn, preface []byte)
 	seen   bytes.Buffer
 	links  int
-	open   map[net.Conn]bool
+	open   map[net.Conn]bool // and whether it is known to be a link
 	closed bool
 }
 
 // newHostile listens on a loopback port; its gateway is set later.
 func newHostile(t *testing.T) *hostile {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	h, err := listenHostile()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(h.close)
+	return h
+}
+
+// listenHostile is newHostile whose end is close.
+func listenHostile() (*hostile, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
 	h := &hostile{l: l, open: make(map[net.Conn]bool)}
-	t.Cleanup(func() {
-		_ = l.Close()
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.closed = true
-		for c := range h.open {
-			_ = c.Close()
-		}
-	})
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -65,7 +68,30 @@ func newHostile(t *testing.T) *hostile {
 			go h.serve(c)
 		}
 	}()
-	return h
+	return h, nil
+}
+
+func (h *hostile) close() {
+	_ = h.l.Close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	for c := range h.open {
+		_ = c.Close()
+	}
+}
+
+// treat has links be handled by onLink from now on, or be passed on if that is nil.
+// Those that are open are cut.
+func (h *hostile) treat(onLink func(agent net.Conn, preface []byte)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.onLink = onLink
+	for c, isLink := range h.open {
+		if isLink {
+			_ = c.Close()
+		}
+	}
 }
 
 func (h *hostile) url() string {
@@ -81,7 +107,7 @@ func (h *hostile) own(c net.Conn) bool {
 		_ = c.Close()
 		return false
 	}
-	h.open[c] = true
+	h.open[c] = false
 	return true
 }
 
@@ -112,9 +138,11 @@ func (h *hostile) serve(c net.Conn) {
 		first = preface
 		h.mu.Lock()
 		h.links++
+		h.open[c] = true
+		onLink := h.onLink
 		h.mu.Unlock()
-		if h.onLink != nil {
-			h.onLink(c, first)
+		if onLink != nil {
+			onLink(c, first)
 			return
 		}
 	}
@@ -331,43 +359,12 @@ func TestRelayThatChangesBytes(t *testing.T) {
 // visitor's, and no byte of the session is said to it.
 func TestRelayThatSwapsKeys(t *testing.T) {
 	h := newHostile(t)
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := socketxp.KeyCertificate(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The reactor's password must not come out of either TLS connection.
 	heard := make(chan string, 16)
-	h.onLink = func(agent net.Conn, _ []byte) {
-		cfg := &tls.Config{
-			Certificates: []tls.Certificate{cert}, InsecureSkipVerify: true, MinVersion: tls.VersionTLS13,
-			ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{link.ALPN},
-		}
-		// The visitor speaks first (a ClientHello), the device waits for one.
-		_ = agent.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
-		first := make([]byte, 1)
-		n, _ := agent.Read(first)
-		_ = agent.SetReadDeadline(time.Time{})
-		side, conn := "device", tls.Client(agent, cfg)
-		if n == 1 {
-			side, conn = "visitor", tls.Server(&prefixed{Conn: agent, first: first}, cfg)
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		err := conn.HandshakeContext(ctx)
-		if err == nil { // TLS 1.3: the peer's verdict on our certificate arrives with the first read
-			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-			_, err = conn.Read(make([]byte, 1024))
-			if err == nil {
-				heard <- side + " talked to a stranger"
-				return
-			}
-		}
-		heard <- side + ": " + err.Error()
+	swap, err := swapsKeys(func(s string) { heard <- s })
+	if err != nil {
+		t.Fatal(err)
 	}
+	h.treat(swap)
 	r := reachThrough(t, h)
 	if err := r.echo([]byte("the reactor's password")); err == nil {
 		t.Fatal("the connection worked through swapped keys")
@@ -384,6 +381,74 @@ func TestRelayThatSwapsKeys(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Fatalf("only %v refused", refused)
 		}
+	}
+}
+
+// swapsKeys puts a key of its own in the place of both ends' keys on a link, and
+// tells heard what came of it: "visitor: " or "device: " and why that refused, or that
+// it "talked to a stranger".
+func swapsKeys(heard func(string)) (onLink func(agent net.Conn, preface []byte), err error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := socketxp.KeyCertificate(key)
+	if err != nil {
+		return nil, err
+	}
+	cfg := &tls.Config{
+		Certificates: []tls.Certificate{cert}, InsecureSkipVerify: true, MinVersion: tls.VersionTLS13,
+		ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{link.ALPN},
+	}
+	return func(agent net.Conn, _ []byte) {
+		// The visitor speaks first (a ClientHello), the device waits for one.
+		_ = agent.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		first := make([]byte, 1)
+		n, _ := agent.Read(first)
+		_ = agent.SetReadDeadline(time.Time{})
+		side, conn := "device", tls.Client(agent, cfg)
+		if n == 1 {
+			side, conn = "visitor", tls.Server(&prefixed{Conn: agent, first: first}, cfg)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		err := conn.HandshakeContext(ctx)
+		if err == nil { // TLS 1.3: the peer's verdict on our certificate arrives with the first read
+			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_, err = conn.Read(make([]byte, 1024))
+			if err == nil {
+				heard(side + " talked to a stranger")
+				return
+			}
+		}
+		heard(side + ": " + err.Error())
+	}, nil
+}
+
+// cmdMiddle is `middle GATEWAY-PORT`, which puts a hostile relay on $MIDDLE between
+// agents and a gateway; `middle swap`, which has it put a key of its own in the place
+// of both ends' on each link from now on, and write into $WORK/middle.log what came of
+// it; and `middle pass`, which has it pass on all as it is.
+func cmdMiddle(ts *testscript.TestScript, _ bool, args []string) {
+	s := stageOf(ts)
+	switch args[0] {
+	case "pass":
+		s.middle.treat(nil)
+	case "swap":
+		log, err := os.OpenFile(ts.MkAbs("middle.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		check(ts, err)
+		ts.Defer(func() { _ = log.Close() })
+		swap, err := swapsKeys(func(s string) { _, _ = fmt.Fprintln(log, s) })
+		check(ts, err)
+		s.middle.treat(swap)
+	default:
+		h, err := listenHostile()
+		check(ts, err)
+		ts.Defer(h.close)
+		h.gateway = "127.0.0.1:" + args[0]
+		s.middle = h
+		_, port, _ := net.SplitHostPort(h.l.Addr().String())
+		ts.Setenv("MIDDLE", port)
 	}
 }
 

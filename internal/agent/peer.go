@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -296,6 +297,14 @@ func (t *ticket) dial(ctx context.Context, door func(context.Context) (net.Conn,
 	l, err := link.Visit(ctx, raw, name, g.visitor.key, bytes.Clone(g.DeviceKey), g.Destination)
 	if err != nil {
 		g.visitor.gateway.ways.doubt() // it may have been the way
+	}
+	if errors.Is(err, link.ErrWrongKey) {
+		return nil, &socketxp.Error{
+			Code:    socketxp.CodeInvalid,
+			Message: fmt.Sprintf("SOMEBODY IS IN BETWEEN: what answers as the device %s does not have its key %s", g.DeviceName, socketxp.Fingerprint(g.DeviceKey)),
+			Hint:    "nothing was said to it; the device may just have changed its key, so try once more, and then ask who runs the gateway",
+			Err:     err,
+		}
 	}
 	return l, err
 }
