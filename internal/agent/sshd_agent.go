@@ -114,7 +114,9 @@ func (a *agentForward) serve(ctx context.Context) {
 			if err != nil {
 				return
 			}
-			carry(ctx, c.log, channel, requests, local)
+			in := c.input(channel)
+			defer in.forget()
+			carry(ctx, c.log, in, requests, local)
 		})
 	}
 }

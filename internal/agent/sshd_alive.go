@@ -29,10 +29,13 @@ func newListened(c net.Conn) *listened { return &listened{Conn: c, since: time.N
 func (l *listened) Read(p []byte) (int, error) {
 	n, err := l.Conn.Read(p)
 	if n > 0 {
-		l.heard.Store(int64(time.Since(l.since)))
+		l.hear()
 	}
 	return n, err
 }
+
+// hear has the silence begin now.
+func (l *listened) hear() { l.heard.Store(int64(time.Since(l.since))) }
 
 func (l *listened) silence() time.Duration {
 	return time.Since(l.since) - time.Duration(l.heard.Load())
@@ -49,7 +52,7 @@ func (l *listened) keepAlive(ctx context.Context, conn ssh.Conn) bool {
 		switch silence := l.silence(); {
 		case silence >= deadLimit:
 			// Whoever is stuck in a write to the client is freed by this.
-			_ = l.Close()
+			_ = conn.Close()
 			return true
 		case silence >= aliveInterval:
 			select {

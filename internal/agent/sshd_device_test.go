@@ -147,6 +147,7 @@ func serveAlone(dir string) error {
 	if err != nil {
 		return err
 	}
+	server.untakenLimit = time.Second
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err

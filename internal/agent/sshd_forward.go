@@ -64,7 +64,9 @@ func (c *sshConn) openForward(ctx, dialing context.Context, n ssh.NewChannel) {
 			return
 		}
 		c.log.DebugContext(ctx, "ssh forwarding open", "destination", to.String())
-		carry(ctx, c.log, channel, requests, local)
+		in := c.input(channel)
+		defer in.forget()
+		carry(ctx, c.log, in, requests, local)
 	})
 }
 
@@ -117,6 +119,7 @@ func carry(ctx context.Context, log *slog.Logger, channel ssh.Channel, requests 
 		// The local end takes no more. There is no way to say that but to close.
 		_ = local.Close()
 		_ = channel.Close()
+		discard(channel)
 	})
 	copyOne(func() {
 		if _, err := io.Copy(channel, local); err != nil {

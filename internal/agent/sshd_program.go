@@ -372,6 +372,7 @@ func (p *program) hangUp(ended <-chan struct{}) {
 
 // feed copies the client's input to the program. When the client has no more,
 // the program's input ends; a terminal, which has no end, gets the character for it.
+// What comes for a program that has closed its input is thrown away.
 func (p *program) feed(from io.Reader) {
 	_, err := io.Copy(p.stdin, from)
 	switch {
@@ -380,6 +381,7 @@ func (p *program) feed(from io.Reader) {
 	case err == nil:
 		_, _ = io.WriteString(p.stdin, endOfInput)
 	}
+	discard(from)
 }
 
 // drain copies a program's output to the client, as fast as the client takes

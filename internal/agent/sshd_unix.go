@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -28,11 +29,12 @@ const (
 	// anything in it, and the slowest devices do the key exchange in 2 s.
 	handshakeLimit = 20 * time.Second
 	// maxSessions is how many sessions a connection may have open (sshd's own
-	// default). Each can hold 2 MiB of a client's data that its program hasn't read.
+	// default). What they hold of a client's data that nobody has read is bounded for
+	// all together: see maxUntaken.
 	maxSessions = 10
 	// maxForwards and maxAgentConns are how many forwarded connections, and how many
 	// of programs to the visitor's ssh agent, a connection may have open: browsers
-	// open 6 to a host. Each can hold 2 MiB, too.
+	// open 6 to a host.
 	maxForwards   = 32
 	maxAgentConns = 16
 	// Opens and requests above these rates wait, and with them all that their
@@ -65,6 +67,9 @@ type SSHServer struct {
 	log        *slog.Logger
 	greeting   string
 	executable string
+	// What a connection may have untaken, and for how long: see maxUntaken.
+	untaken      int64
+	untakenLimit time.Duration
 }
 
 // NewSSHServer makes a server. It makes the host key if there is none, and
@@ -110,6 +115,7 @@ func NewSSHServer(c SSHConfig) (*SSHServer, error) {
 		log:        log,
 		greeting:   greeting(c.Version),
 		executable: c.Executable,
+		untaken:    maxUntaken, untakenLimit: untakenLimit,
 	}, nil
 }
 
@@ -153,15 +159,15 @@ func (s *SSHServer) Users() []string { return slices.Clone(s.users) }
 // of the device has yet to take. It ends early with ctx, and returns ctx's error
 // then; nil if a user had logged in; else why none could, which it has logged.
 func (s *SSHServer) ServeConn(ctx context.Context, c net.Conn) error {
-	defer func() { _ = c.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	flow := newInflow(newListened(c), s.untaken, s.untakenLimit)
+	defer func() { _ = flow.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = flow.Close() })
 	defer stop()
 
-	// Closing c ends reads and writes alike, whatever sets deadlines on c below.
-	limit := time.AfterFunc(handshakeLimit, func() { _ = c.Close() })
+	// Closing it ends reads and writes alike, whatever sets deadlines on c below.
+	limit := time.AfterFunc(handshakeLimit, func() { _ = flow.Close() })
 	var login login
-	heard := newListened(c)
-	conn, channels, requests, err := ssh.NewServerConn(heard, s.config(&login))
+	conn, channels, requests, err := ssh.NewServerConn(flow, s.config(&login))
 	inTime := limit.Stop()
 	switch {
 	case ctx.Err() != nil:
@@ -181,10 +187,14 @@ func (s *SSHServer) ServeConn(ctx context.Context, c net.Conn) error {
 	log.InfoContext(ctx, "ssh connection open")
 
 	opened := sshConn{
-		server: s, conn: conn, user: login.user, log: log,
+		server: s, conn: conn, flow: flow, user: login.user, log: log,
 		sessions: make(chan struct{}, maxSessions), forwards: make(chan struct{}, maxForwards), agentConns: make(chan struct{}, maxAgentConns),
 	}
-	opened.serve(ctx, channels, requests, heard)
+	opened.serve(ctx, channels, requests)
+	flow.telling.Wait()
+	if err := conn.Wait(); errors.Is(err, errUntaken) || errors.Is(err, errAfterEnd) {
+		log.WarnContext(ctx, "ssh connection cut", "err", err)
+	}
 	log.InfoContext(ctx, "ssh connection closed")
 	return ctx.Err()
 }
@@ -193,6 +203,7 @@ func (s *SSHServer) ServeConn(ctx context.Context, c net.Conn) error {
 type sshConn struct {
 	server *SSHServer
 	conn   *ssh.ServerConn
+	flow   *inflow // what conn reads
 	user   account
 	log    *slog.Logger
 	// running are the goroutines that serve it, all of which end with it.
@@ -207,7 +218,7 @@ func (c *sshConn) spawn(what string, do func()) {
 }
 
 // serve runs the connection to its end, and that of all that was opened in it.
-func (c *sshConn) serve(ctx context.Context, channels <-chan ssh.NewChannel, requests <-chan *ssh.Request, heard *listened) {
+func (c *sshConn) serve(ctx context.Context, channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	defer c.running.Wait()
 	// What dials for the client stops when it has left.
 	dialing, cancel := context.WithCancel(ctx)
@@ -222,7 +233,7 @@ func (c *sshConn) serve(ctx context.Context, channels <-chan ssh.NewChannel, req
 		}
 	})
 	c.spawn("sign of life", func() {
-		if heard.keepAlive(dialing, c.conn) {
+		if c.flow.keepAlive(dialing, c.conn) {
 			c.log.InfoContext(ctx, "ssh connection: the client gives no sign of life", "after", deadLimit.String())
 		}
 	})
@@ -258,8 +269,11 @@ func (c *sshConn) openSession(ctx context.Context, n ssh.NewChannel) {
 	}
 	c.spawn("session", func() {
 		defer func() { <-c.sessions }()
+		in := c.input(channel)
+		defer in.forget()
+		in.announce()
 		session := session{
-			sshConn: c, channel: channel, requests: requests,
+			sshConn: c, channel: in, requests: requests,
 			client: endpoint(c.conn.RemoteAddr()), local: endpoint(c.conn.LocalAddr()),
 		}
 		session.serve(ctx)
