@@ -49,13 +49,23 @@ func TestSSHDeviceDecides(t *testing.T) {
 		}
 		return c, err
 	}
-	for _, user := range []string{"root", "daemon", "nobody@root", ""} {
+	for _, user := range []string{"root", "daemon", "nobody@root"} {
 		t.Run("the grant of a gateway does not let in "+printable(user), func(t *testing.T) {
 			if _, err := dial(t, 22, user); err == nil || !strings.Contains(err.Error(), "handshake failed") {
 				t.Errorf("%v", err)
 			}
 		})
 	}
+	t.Run("without a name it is the one who may", func(t *testing.T) {
+		c, err := dial(t, 22, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The account's shell is nologin, and says so.
+		if out, err := newSession(t, c).Output("id -un"); err == nil || !strings.Contains(string(out), "not available") {
+			t.Errorf("%q, %v", out, err)
+		}
+	})
 	to := echoing.Destination.Host + ":" + strconv.Itoa(echoing.Destination.Port)
 	t.Run("N-11 no forwarding where the device forbids it", func(t *testing.T) {
 		c, err := dial(t, 22, "nobody")

@@ -294,6 +294,9 @@ func (s *SSHServer) config(l *login) *ssh.ServerConfig {
 		NoClientAuth:  true,
 		NoClientAuthCallback: func(conn ssh.ConnMetadata) (*ssh.Permissions, error) {
 			name := conn.User()
+			if name == "" { // whoever has no wish
+				name = s.defaultUser()
+			}
 			if !slices.Contains(s.users, name) {
 				l.refusal = fmt.Errorf("ssh: %s is not a user who may log in", printable(name))
 				return nil, &ssh.BannerError{Err: l.refusal, Message: fmt.Sprintf(
@@ -311,6 +314,15 @@ func (s *SSHServer) config(l *login) *ssh.ServerConfig {
 	}
 	c.AddHostKey(s.signer)
 	return c
+}
+
+// defaultUser returns who logs in without a name: the user that the agent runs as,
+// if it may log in, else the first who may.
+func (s *SSHServer) defaultUser() string {
+	if self, err := user.LookupId(strconv.Itoa(os.Geteuid())); err == nil && slices.Contains(s.users, self.Username) {
+		return self.Username
+	}
+	return s.users[0]
 }
 
 // printable returns a client's text quoted and short, in ASCII: safe for a log

@@ -81,6 +81,7 @@ type Gateway struct {
 	// keysPlaced and keyRates bound the single-use keys of each device.
 	keysPlaced *counted
 	keyRates   *rates[string]
+	terminals  *terminals
 	// refusals and complaints keep what happens all the time from filling the audit
 	// and the log.
 	refusals, complaints *sampler
@@ -123,8 +124,9 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	g := &Gateway{
 		cfg: cfg, store: deps.Store, cluster: deps.Cluster, log: deps.Log, version: deps.Version, serving: deps.Serving, dirLock: deps.DataDirLock,
 		limits: defaultLimits(), stopping: make(chan struct{}),
-		live: newLive(), offers: newOffers(), handedOn: newHandedOn(), tunnels: make(chan func(context.Context)),
+		live: newLive(), terminals: newTerminals(), handedOn: newHandedOn(), tunnels: make(chan func(context.Context)),
 	}
+	g.offers = newOffers(g)
 	g.roots = deps.roots
 	if deps.limits != nil {
 		g.limits = *deps.limits
@@ -364,6 +366,7 @@ func (g *Gateway) shutDown(ctx context.Context, https, metrics *http.Server) {
 	close(g.stopping)
 	_ = g.listener.Close()
 	g.sayGoAway()
+	g.terminals.notice(fmt.Sprintf("the gateway is shutting down: this terminal ends in %d s", seconds(g.cfg.DrainTimeout)))
 
 	drain, cancel := context.WithTimeout(ctx, g.cfg.DrainTimeout)
 	defer cancel()

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"socketxp/internal/terminal"
 )
 
 // limits bound what peers can make the gateway hold, and for how long.
@@ -56,6 +58,12 @@ type limits struct {
 	keyRate            quota
 	silence            time.Duration // of a control channel; 0 for the protocol's
 
+	// terminals and terminalsPerUser are how many terminals people may have: each can
+	// hold 4 MiB.
+	terminals, terminalsPerUser int
+	terminal                    terminal.Limits
+	terminalPing                time.Duration // a browser is asked whether it is still there
+
 	http httpLimits
 }
 
@@ -74,6 +82,7 @@ func defaultLimits() limits {
 		sampleEvery: 10 * time.Minute, alarmEvery: 24 * time.Hour,
 		keyDueEvery: 10 * time.Second, keyDueAtOnce: 50,
 		keyWithin: 15 * time.Second, keyLife: 30 * time.Second, keysAtOnce: 4, keyRate: quota{0.2, 10},
+		terminals: 256, terminalsPerUser: 20, terminal: terminal.DefaultLimits(), terminalPing: 15 * time.Second,
 		http: defaultHTTPLimits(),
 	}
 }

@@ -40,7 +40,7 @@ type openThing interface {
 
 // binding is what an open thing hangs on; what is "" it does not hang on.
 type binding struct {
-	accountID, userID, tokenID, deviceID, sessionID string
+	accountID, userID, tokenID, signInID, deviceID, sessionID string
 }
 
 // concerns reports whether h may be about what b is of.
@@ -57,7 +57,9 @@ func (b binding) concerns(h socketxp.Hint) bool {
 		return is(b.deviceID)
 	case socketxp.HintSessionEnded:
 		return is(b.sessionID)
-	case socketxp.HintSignInEnded, socketxp.HintEvent:
+	case socketxp.HintSignInEnded:
+		return is(b.signInID)
+	case socketxp.HintEvent:
 	}
 	return false
 }
@@ -72,8 +74,8 @@ func newLive() *live {
 // hint and expire are how hints and expiries reach the judging goroutine; when
 // that has ended there is nothing left to judge.
 func (l *live) hint(ctx context.Context, h socketxp.Hint) {
-	if h.Kind == socketxp.HintEvent || h.Kind == socketxp.HintSignInEnded {
-		return // nothing here hangs on those, and the first are many
+	if h.Kind == socketxp.HintEvent {
+		return // nothing here hangs on those, and they are many
 	}
 	select {
 	case l.hints <- h:
@@ -355,6 +357,7 @@ type pass struct {
 	tokens  memo[socketxp.Token]
 	members memo[socketxp.Membership]
 	account memo[socketxp.Account]
+	signIns memo[socketxp.SignIn]
 	devices memo[socketxp.Device]
 	failed  error // the database did not answer
 }
@@ -363,7 +366,7 @@ func (g *Gateway) newPass() *pass {
 	return &pass{
 		g: g, now: g.now(),
 		tokens: make(memo[socketxp.Token]), members: make(memo[socketxp.Membership]),
-		account: make(memo[socketxp.Account]), devices: make(memo[socketxp.Device]),
+		account: make(memo[socketxp.Account]), signIns: make(memo[socketxp.SignIn]), devices: make(memo[socketxp.Device]),
 	}
 }
 
@@ -398,6 +401,10 @@ func ask[T any](p *pass, m memo[T], accountID, id string, question func() (T, er
 
 func (p *pass) token(ctx context.Context, accountID, id string) (socketxp.Token, error) {
 	return ask(p, p.tokens, accountID, id, func() (socketxp.Token, error) { return p.g.store.Token(ctx, accountID, id) })
+}
+
+func (p *pass) signIn(ctx context.Context, secretHash [32]byte) (socketxp.SignIn, error) {
+	return ask(p, p.signIns, "", string(secretHash[:]), func() (socketxp.SignIn, error) { return p.g.store.SignInBySecret(ctx, secretHash, p.now) })
 }
 
 func (p *pass) membership(ctx context.Context, accountID, userID string) (socketxp.Membership, error) {

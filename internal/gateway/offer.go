@@ -11,6 +11,8 @@ import (
 
 // offers are the tickets that devices may still refuse.
 type offers struct {
+	g *Gateway
+
 	mu       sync.Mutex // guards the following
 	byTicket map[[socketxp.LinkTicketSize]byte]*offer
 }
@@ -19,16 +21,16 @@ type offers struct {
 type offer struct {
 	deviceID    string
 	pair        *relay.Pair
-	to          *visitor
+	to          holder
 	visit, link uint32
 	sent        chan struct{} // closed once the visitor has been told its ticket
 }
 
-func newOffers() *offers {
-	return &offers{byTicket: make(map[[socketxp.LinkTicketSize]byte]*offer)}
+func newOffers(g *Gateway) *offers {
+	return &offers{g: g, byTicket: make(map[[socketxp.LinkTicketSize]byte]*offer)}
 }
 
-func (f *offers) add(deviceID string, pair *relay.Pair, to *visitor, visit, link uint32) *offer {
+func (f *offers) add(deviceID string, pair *relay.Pair, to holder, visit, link uint32) *offer {
 	o := &offer{deviceID: deviceID, pair: pair, to: to, visit: visit, link: link, sent: make(chan struct{})}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -58,8 +60,8 @@ func (f *offers) refused(deviceID string, m control.OfferRefused) {
 	delete(f.byTicket, key)
 	f.mu.Unlock()
 	o.pair.Cut()
-	o.to.g.stats.refused(doorLink, deviceCode(m.Code))
-	o.to.g.spawn("message", func() {
+	f.g.stats.refused(doorLink, deviceCode(m.Code))
+	f.g.spawn("message", func() {
 		<-o.sent
 		_ = o.to.tell(control.LinkRefused{Visit: o.visit, Link: o.link, Code: deviceCode(m.Code), Message: "the device refused: " + m.Message})
 	})

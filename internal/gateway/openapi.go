@@ -31,6 +31,7 @@ type operation struct {
 var tags = []*huma.Tag{
 	{Name: "Devices", Description: "Registered machines, their groups, and what they publish."},
 	{Name: "Tokens", Description: "Credentials, each for one purpose and with an end."},
+	{Name: "Terminals", Description: "Terminals of devices in a browser."},
 	{Name: "Sessions", Description: "Who is reaching which device, and who was."},
 	{Name: "Events", Description: "What changes, as it changes."},
 	{Name: "Audit", Description: "Who did what: a chain of records that can't be changed unseen."},

@@ -191,11 +191,12 @@ func TestForeignIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	foreign := map[string]string{
-		"/devices/": device.ID, "/tokens/": token.ID, "/sessions/": session.ID, "/signins/": other.signIn.ID, "/groups/": "their-group", //nolint:misspell // the plural of sign-in
+		"/terminals/": (&person{tenant: other, w: w}).fakeTerminal(),
+		"/devices/":   device.ID, "/tokens/": token.ID, "/sessions/": session.ID, "/signins/": other.signIn.ID, "/groups/": "their-group", //nolint:misspell // the plural of sign-in
 	}
 	_, basic := w.newToken(socketxp.TokenBasic, socketxp.TokenScope{Rights: socketxp.Rights})
 	_, apiToken := w.newToken(socketxp.TokenAPI, socketxp.TokenScope{Rights: socketxp.Rights})
-	credentials := map[string][]string{"signin": cookie(own.cookie), "basic": bearer(basic), "api": bearer(apiToken)}
+	credentials := map[string][]string{"signin": append(cookie(own.cookie), "Origin", w.origin()), "basic": bearer(basic), "api": bearer(apiToken)}
 
 	snapshot := func() []any {
 		groups := must[[]socketxp.Group](t)(w.store.Groups(t.Context(), other.account.ID))

@@ -33,6 +33,8 @@ type httpLimits struct {
 	// life: one that waits is hit with a chance of 2^-30, and who hits it has given
 	// access to their own account to a stranger.
 	codes quota
+	// terminals is for the terminals that one person opens.
+	terminals quota
 	// refusals is how many refusals of one account are audited.
 	refusals quota
 
@@ -61,8 +63,9 @@ func defaultHTTPLimits() httpLimits {
 		signIn:     quota{0.5, 30},
 		register:   quota{20, 200}, registerToken: quota{10, 100}, registerAccount: quota{50, 500},
 		authorize: quota{1.0 / 30, 30}, poll: quota{0.25, 2}, codes: quota{1.0 / 60, 10},
-		refusals: quota{0.2, 60},
-		streams:  50, exports: 2,
+		terminals: quota{0.5, 30},
+		refusals:  quota{0.2, 60},
+		streams:   50, exports: 2,
 		passwords: 2, passwordQueue: 40, passwordWait: 5 * time.Second, refuseAfter: 300 * time.Millisecond,
 		headers: 5 * time.Second, body: 30 * time.Second, answer: time.Minute, idle: 2 * time.Minute, stuck: 15 * time.Second,
 		heartbeat: 15 * time.Second, recheck: 30 * time.Second,
@@ -222,6 +225,7 @@ type rest struct {
 	credentials                       *rates[string]
 	tokenRegistrations                *rates[string]
 	accountRegistrations              *rates[string]
+	terminals                         *rates[string]
 	refusals                          *refusals
 	streams, exports                  *counted
 	passwords                         *passwords
@@ -235,8 +239,9 @@ func newREST(l httpLimits) *rest {
 		authorizations: newRates[netip.Prefix](l.authorize), polls: newRates[string](l.poll),
 		codesByAddress: newRates[netip.Prefix](l.codes), codesByUser: newRates[string](l.codes),
 		credentials: newRates[string](l.credential), tokenRegistrations: newRates[string](l.registerToken), accountRegistrations: newRates[string](l.registerAccount),
-		refusals: newRefusals(l.refusals),
-		streams:  newCounted(l.streams), exports: newCounted(l.exports),
+		terminals: newRates[string](l.terminals),
+		refusals:  newRefusals(l.refusals),
+		streams:   newCounted(l.streams), exports: newCounted(l.exports),
 		passwords: newPasswords(l), strangers: newStrangers(),
 	}
 }

@@ -202,6 +202,8 @@ func example(rt route, id string) (path, body string) {
 		body = `{"user_code":"BBBB-BBBB"}`
 	case "POST /api/v1/device-authorization/confirm":
 		body = `{"user_code":"BBBB-BBBB","approve":true}`
+	case "POST /api/v1/devices/{id}/terminals":
+		body = `{"port":22}`
 	case "POST /api/v1/setup":
 		body = `{"secret":"","email":"","password":"","account":"x"}`
 	}

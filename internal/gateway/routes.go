@@ -27,6 +27,7 @@ func write(method, path string, right socketxp.Right, action string) route {
 func (r *router) addAPI() {
 	r.addDevices()
 	r.addTokens()
+	r.addTerminals()
 	r.addRecords()
 	r.addPeople()
 	r.addAuthorizations()

@@ -220,6 +220,9 @@ func (g *Gateway) startSignIn(ctx context.Context, user socketxp.User, accountID
 		}
 		return nil, err
 	}
+	if action == "signin.reauth" {
+		g.terminals.move(c.who.credentialID, s)
+	}
 	if err := g.endReplaced(ctx, c.cookie); err != nil {
 		return nil, err
 	}

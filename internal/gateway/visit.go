@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,35 +15,92 @@ import (
 	"socketxp/internal/relay"
 )
 
+// holder is who has a visit: an agent in slave mode, or the gateway itself for a
+// person's terminal.
+type holder interface {
+	// visitorKey is the key that is proved by the visit's links.
+	visitorKey() ed25519.PublicKey
+	// life is done when the holder is gone.
+	life() context.Context
+	// tell brings LinkTicket, LinkRefused and Ended. It may block on the holder.
+	tell(m control.Message) error
+	// forget is called when the visit is over. It does not block.
+	forget(t *visit)
+}
+
 // visit is one visitor's right to one tunnel of one device, with the links that
 // came of it: what the audit shows as a session. It is one of the open things of
 // live, from the grant until the last link is over.
 type visit struct {
 	g         *Gateway
 	number    uint32
-	visitor   *visitor
+	visitor   holder
 	remote    netip.Addr
 	actor     socketxp.Actor
-	expiresAt time.Time
 	port      int
 	session   socketxp.Session  // as it began
 	deviceKey ed25519.PublicKey // that the visitor was told
 	answered  chan struct{}     // closed when the visitor has been told that it is granted
 
-	mu       sync.Mutex // guards the following
-	expiry   *time.Timer
-	links    map[*relay.Pair]struct{}
-	left     bool          // there will be no new link
-	reason   socketxp.Code // why, if not because the visitor left
-	over     bool          // left, and without links: the session has ended
-	joined   int64         // links so far
-	up, down int64         // bytes of the links that are over
-	counted  [3]int64      // what was written last of joined, up, down
+	mu        sync.Mutex      // guards the following
+	signIn    socketxp.SignIn // that it hangs on, if it is a person's
+	expiresAt time.Time
+	expiry    *time.Timer
+	links     map[*relay.Pair]struct{}
+	left      bool            // there will be no new link
+	reason    socketxp.Code   // why, if not because the visitor left
+	why       *socketxp.Error // the same for people, if it was cut
+	over      bool            // left, and without links: the session has ended
+	joined    int64           // links so far
+	up, down  int64           // bytes of the links that are over
+	counted   [3]int64        // what was written last of joined, up, down
 }
 
 func (t *visit) binding() binding {
 	s := &t.session
-	return binding{accountID: s.AccountID, userID: s.UserID, tokenID: s.TokenID, deviceID: s.DeviceID, sessionID: s.ID}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return binding{accountID: s.AccountID, userID: s.UserID, tokenID: s.TokenID, signInID: t.signIn.ID, deviceID: s.DeviceID, sessionID: s.ID}
+}
+
+// newVisit returns a visit that was judged good, and is in no book yet.
+func (g *Gateway) newVisit(h holder, who caller, device socketxp.Device, tunnel socketxp.Tunnel) *visit {
+	now := g.now()
+	return &visit{
+		g: g, visitor: h, remote: who.remote, signIn: who.signIn, expiresAt: who.expiresAt(), port: tunnel.Destination.Port,
+		deviceKey: device.PublicKey, actor: who.actor(), links: make(map[*relay.Pair]struct{}), answered: make(chan struct{}),
+		session: socketxp.Session{
+			ID: socketxp.NewID(now), AccountID: who.accountID, DeviceID: device.ID, DeviceName: device.Name,
+			UserID: who.userID, TokenID: who.token.ID, Destination: tunnel.Destination.String(),
+			RemoteAddr: who.remote.String(), StartedAt: now,
+		},
+	}
+}
+
+// store writes the session and its audit record, before anybody is told of it.
+func (t *visit) store(ctx context.Context) error {
+	if err := t.g.store.CreateSession(ctx, t.session, t.entry("session.start", t.session.StartedAt)); err != nil {
+		t.g.storeFailed("a session was not stored", err)
+		return unavailable(err)
+	}
+	return nil
+}
+
+// begin puts the visit under the eyes of live. If it may not be opened any more it is
+// over.
+func (t *visit) begin(ctx context.Context, seen uint64) error {
+	if err := t.g.open(t, seen); err != nil {
+		t.visitor.forget(t)
+		t.leave(socketxp.CodeOf(err))
+		return err
+	}
+	t.watchExpiry()
+	s := &t.session
+	t.g.publishEvent(ctx, socketxp.Event{
+		AccountID: s.AccountID, Type: socketxp.EventSessionStarted, DeviceID: s.DeviceID, DeviceName: s.DeviceName,
+		ObjectID: s.ID, Message: "a session with " + s.DeviceName + " began: " + s.Destination,
+	})
+	return nil
 }
 
 // judge asks whether all that the visit was granted by still holds.
@@ -55,7 +113,39 @@ func (t *visit) judge(ctx context.Context, p *pass) error {
 func (t *visit) judgeDevice(ctx context.Context, p *pass) (socketxp.Device, error) {
 	var none socketxp.Device
 	s := &t.session
-	if !p.now.Before(t.expiresAt) {
+	token, err := t.judgeCredential(ctx, p)
+	if err != nil {
+		return none, err
+	}
+	device, err := p.device(ctx, s.AccountID, s.DeviceID)
+	switch {
+	case errors.Is(err, socketxp.ErrNotFound):
+		return none, socketxp.Errorf(socketxp.CodeNotFound, "the device was deleted")
+	case err != nil:
+		return none, err
+	case !device.DisabledAt.IsZero():
+		return none, errDeviceDisabled
+	case !device.QuarantinedAt.IsZero():
+		return none, errVisitQuarantined
+	}
+	if err := judgeScope(token, device, t.port); err != nil {
+		return none, err
+	}
+	return device, t.judgeKey(ctx, device)
+}
+
+// judgeCredential asks whether the token that the visit hangs on is still good, or
+// the person still signed in, who has no token.
+func (t *visit) judgeCredential(ctx context.Context, p *pass) (socketxp.Token, error) {
+	t.mu.Lock()
+	signIn, expiresAt := t.signIn, t.expiresAt
+	t.mu.Unlock()
+	if signIn.ID != "" {
+		return socketxp.Token{}, p.judgeSignIn(ctx, signIn)
+	}
+	var none socketxp.Token
+	s := &t.session
+	if !p.now.Before(expiresAt) {
 		return none, socketxp.Errorf(socketxp.CodeTokenExpired, "the token has expired")
 	}
 	token, err := p.token(ctx, s.AccountID, s.TokenID)
@@ -89,22 +179,34 @@ func (t *visit) judgeDevice(ctx context.Context, p *pass) (socketxp.Device, erro
 	case err != nil:
 		return none, err
 	}
-	device, err := p.device(ctx, s.AccountID, s.DeviceID)
+	return token, nil
+}
+
+// judgeSignIn returns nil if a person is still signed in and may still reach devices.
+func (p *pass) judgeSignIn(ctx context.Context, s socketxp.SignIn) error {
+	now, err := p.signIn(ctx, s.SecretHash)
 	switch {
 	case errors.Is(err, socketxp.ErrNotFound):
-		return none, socketxp.Errorf(socketxp.CodeNotFound, "the device was deleted")
+		return errSignInEnded
 	case err != nil:
-		return none, err
-	case !device.DisabledAt.IsZero():
-		return none, errDeviceDisabled
-	case !device.QuarantinedAt.IsZero():
-		return none, errVisitQuarantined
+		return err
+	case now.ID != s.ID || now.AccountID != s.AccountID || now.UserID != s.UserID || !p.now.Before(now.ExpiresAt):
+		return errSignInEnded
 	}
-	if err := judgeScope(token, device, t.port); err != nil {
-		return none, err
+	switch member, err := p.membership(ctx, s.AccountID, s.UserID); {
+	case errors.Is(err, socketxp.ErrNotFound):
+		return errSignInEnded
+	case err != nil:
+		return err
+	case !slices.Contains(member.Role.Rights(), rightReach):
+		return socketxp.Errorf(socketxp.CodeForbidden, "this needs the right %s", rightReach)
 	}
-	return device, t.judgeKey(ctx, device)
+	return nil
 }
+
+// rightReach is the right to reach devices: that of whoever may make access tokens,
+// which reach them.
+const rightReach = socketxp.RightTokensWrite
 
 // expect makes the pair for one more link, and watches it until it is over.
 func (t *visit) expect() (*relay.Pair, error) {
@@ -135,8 +237,9 @@ func (t *visit) expect() (*relay.Pair, error) {
 
 // offer judges the visit once more and brings the two tickets to the two ends.
 // On an error the caller cuts the pair.
-func (t *visit) offer(pair *relay.Pair, v *visitor, number uint32) error {
-	ctx, cancel := t.g.asked(v.ctx)
+func (t *visit) offer(pair *relay.Pair, number uint32) error {
+	v := t.visitor
+	ctx, cancel := t.g.asked(v.life())
 	defer cancel()
 	device, err := t.judgeDevice(ctx, t.g.newPass())
 	switch {
@@ -152,7 +255,7 @@ func (t *visit) offer(pair *relay.Pair, v *visitor, number uint32) error {
 	defer close(o.sent)
 	err = t.g.cluster.Offer(ctx, socketxp.Offer{
 		DeviceID: device.ID, SessionID: t.session.ID, Ticket: pair.DeviceTicket(),
-		VisitorKey: v.key, Destination: t.session.Destination,
+		VisitorKey: v.visitorKey(), Destination: t.session.Destination,
 	})
 	switch {
 	case errors.Is(err, socketxp.ErrDeviceOffline):
@@ -215,6 +318,9 @@ func (t *visit) cut(why error) {
 	if !t.left || t.reason == "" {
 		t.left, t.reason = true, e.Code
 	}
+	if t.why == nil {
+		t.why = e
+	}
 	pairs := make([]*relay.Pair, 0, len(t.links))
 	for p := range t.links {
 		pairs = append(pairs, p)
@@ -237,7 +343,7 @@ func (t *visit) cut(why error) {
 func (t *visit) awaitAnswer() {
 	select {
 	case <-t.answered:
-	case <-t.visitor.ctx.Done():
+	case <-t.visitor.life().Done():
 	}
 }
 
@@ -248,6 +354,9 @@ func (t *visit) watchExpiry() {
 	defer t.mu.Unlock()
 	if t.over {
 		return
+	}
+	if t.expiry != nil {
+		t.expiry.Stop()
 	}
 	t.expiry = time.AfterFunc(t.expiresAt.Sub(t.g.now()), func() { t.g.live.expire(t) })
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"sync"
@@ -9,7 +10,6 @@ import (
 
 	"socketxp"
 	"socketxp/internal/control"
-	"socketxp/internal/relay"
 
 	"golang.org/x/time/rate"
 )
@@ -104,11 +104,6 @@ func (v *visitor) grant(m control.Visit) (*visit, control.Granted, error) {
 	}
 	device, tunnel, err := g.judgeVisit(ctx, who, m)
 	if err != nil {
-		g.auditRefusal(ctx, socketxp.AuditEntry{
-			AccountID: who.accountID, Actor: who.actor(), Action: "session.start",
-			ObjectKind: "device", ObjectID: device.ID, ObjectName: device.Name,
-			Detail: fmt.Sprintf("port %d", m.Port),
-		}, err)
 		return nil, none, err
 	}
 
@@ -119,35 +114,19 @@ func (v *visitor) grant(m control.Visit) (*visit, control.Granted, error) {
 		}
 	}
 
-	now := g.now()
-	t := &visit{
-		g: g, number: m.Visit, visitor: v, remote: v.remote, expiresAt: who.token.ExpiresAt, port: tunnel.Destination.Port,
-		deviceKey: device.PublicKey, actor: who.actor(), links: make(map[*relay.Pair]struct{}), answered: make(chan struct{}),
-		session: socketxp.Session{
-			ID: socketxp.NewID(now), AccountID: who.accountID, DeviceID: device.ID, DeviceName: device.Name,
-			UserID: who.userID, TokenID: who.credentialID, Destination: tunnel.Destination.String(),
-			RemoteAddr: v.remote.String(), StartedAt: now,
-		},
-	}
-	if err := g.store.CreateSession(ctx, t.session, t.entry("session.start", now)); err != nil {
-		g.storeFailed("a session was not stored", err)
-		return nil, none, unavailable(err)
+	t := g.newVisit(v, who, device, tunnel)
+	t.number = m.Visit
+	if err := t.store(ctx); err != nil {
+		return nil, none, err
 	}
 	v.remember(t)
-	if err := g.open(t, seen); err != nil {
-		v.forget(t)
-		t.leave(socketxp.CodeOf(err))
+	if err := t.begin(ctx, seen); err != nil {
 		return t, none, err
 	}
-	t.watchExpiry()
-	g.publishEvent(ctx, socketxp.Event{
-		AccountID: who.accountID, Type: socketxp.EventSessionStarted, DeviceID: device.ID, DeviceName: device.Name,
-		ObjectID: t.session.ID, Message: "a session with " + device.Name + " began: " + t.session.Destination,
-	})
 	return t, control.Granted{
 		Visit: m.Visit, SessionID: t.session.ID, DeviceID: device.ID, DeviceName: device.Name,
 		DeviceKey: device.PublicKey, Vouchers: vouchers, SSHHostKey: device.SSHHostKey,
-		Destination: t.session.Destination, SSH: tunnel.SSH, ExpiresAt: t.expiresAt,
+		Destination: t.session.Destination, SSH: tunnel.SSH, ExpiresAt: who.token.ExpiresAt,
 	}, nil
 }
 
@@ -163,10 +142,23 @@ func (v *visitor) mayVisit(number uint32) error {
 	return nil
 }
 
-// judgeVisit finds what a visit asks for and says whether the caller may have it.
-// What the caller may not reach at all is judged before what it could learn about
-// it.
+// judgeVisit finds what a visit asks for and says whether the caller may have it. A
+// refusal is audited.
 func (g *Gateway) judgeVisit(ctx context.Context, who caller, m control.Visit) (socketxp.Device, socketxp.Tunnel, error) {
+	device, tunnel, err := g.findVisit(ctx, who, m)
+	if err != nil {
+		g.auditRefusal(ctx, socketxp.AuditEntry{
+			AccountID: who.accountID, Actor: who.actor(), Action: "session.start",
+			ObjectKind: "device", ObjectID: device.ID, ObjectName: device.Name,
+			Detail: fmt.Sprintf("port %d", m.Port),
+		}, err)
+	}
+	return device, tunnel, err
+}
+
+// findVisit judges what the caller may not reach at all before what it could learn
+// about it.
+func (g *Gateway) findVisit(ctx context.Context, who caller, m control.Visit) (socketxp.Device, socketxp.Tunnel, error) {
 	var none socketxp.Tunnel
 	device, err := g.findDevice(ctx, who.accountID, m.DeviceID, m.DeviceName)
 	if err != nil {
@@ -257,7 +249,7 @@ func (v *visitor) request(m control.LinkRequest) {
 			}
 			v.g.stats.linked(started)
 		}()
-		err = t.offer(pair, v, m.Link)
+		err = t.offer(pair, m.Link)
 	})
 }
 
@@ -271,6 +263,12 @@ func (v *visitor) leave(number uint32) {
 		t.leave("")
 	}
 }
+
+// visitorKey is for holder.
+func (v *visitor) visitorKey() ed25519.PublicKey { return v.key }
+
+// life is for holder.
+func (v *visitor) life() context.Context { return v.ctx }
 
 // remember keeps a visit until it is forgotten.
 func (v *visitor) remember(t *visit) {
