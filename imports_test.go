@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"io/fs"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -202,6 +203,163 @@ func reaches(name string) bool {
 		return slices.Contains([]string{"Client", "Transport", "DefaultClient", "DefaultTransport", "Get", "Head", "Post", "PostForm"}, what)
 	}
 	return false
+}
+
+// gatewayListens is where the gateway's program opens a port, and why it does.
+var gatewayListens = map[string]string{
+	"internal/gateway net.ListenConfig": "its port, that of the metrics, and that of ACME's challenges",
+	"internal/gateway net.Listen":       "doctor tries whether the port is free",
+	"internal/gateway http.Server":      "what HTTPS connections, the metrics' and ACME's come to",
+}
+
+// TestNoBus keeps it so that gateways have no way of their own to each other, by
+// which others could speak as one of them (N-20): the one that there is, Local, is
+// within the process. Whoever builds another has to say here what it listens on, and
+// has DESIGN.md of internal/cluster to keep. That nothing is dialled is kept by
+// TestNothingEndsAtTheGateway.
+func TestNoBus(t *testing.T) {
+	for dir, files := range packages(t, parser.SkipObjectResolution) {
+		if _, ok := gatewayReaches[dir]; !ok {
+			continue
+		}
+		for _, f := range files {
+			for _, spec := range f.Imports {
+				name, _ := strconv.Unquote(spec.Path.Value)
+				for _, bus := range []string{"nats", "grpc", "redis", "amqp", "kafka", "mqtt", "memberlist", "raft", "etcd", "net/rpc"} {
+					if strings.Contains(name, bus) {
+						t.Errorf("N-20 %s imports %s", dir, name)
+					}
+				}
+				if dir == "internal/cluster" && name != "socketxp" && strings.ContainsAny(name, "./") && name != "sync/atomic" {
+					t.Errorf("N-20 %s imports %s", dir, name)
+				}
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				use, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				if of, ok := use.X.(*ast.Ident); ok {
+					if name := of.Name + "." + use.Sel.Name; listens(name) && gatewayListens[dir+" "+name] == "" {
+						t.Errorf("N-20 %s uses %s", dir, name)
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+// listens reports whether a name is one by which a program opens a port or takes what
+// comes to one.
+func listens(name string) bool {
+	pkg, what, _ := strings.Cut(name, ".")
+	switch pkg {
+	case "net", "tls":
+		return what != "Listener" && (strings.HasPrefix(what, "Listen") || what == "NewListener" || what == "FileListener" || what == "FilePacketConn")
+	case "http":
+		return strings.HasPrefix(what, "Serve") && what != "ServeMux" && what != "ServeContent" && what != "ServeFile" && what != "ServeFileFS" || strings.HasPrefix(what, "Listen")
+	case "syscall", "unix":
+		return what == "Listen" || what == "Bind"
+	}
+	return false
+}
+
+// requestHeaders are all headers of a request that the gateway reads, and what for.
+// None says who somebody is but Authorization and the cookie, which are proved.
+var requestHeaders = map[string]string{
+	"Accept-Encoding":          "how pages are sent",
+	"Authorization":            "a token",
+	"Content-Encoding":         "refused",
+	"Content-Type":             "must be JSON",
+	"Idempotency-Key":          "under which an answer is kept, for its sender alone",
+	"Last-Event-ID":            "where a stream of events goes on",
+	"Origin":                   "refused at the doors",
+	"Sec-Fetch-Site":           "refused at the doors",
+	"Sec-WebSocket-Accept":     "of an answer",
+	"Sec-WebSocket-Extensions": "of an answer",
+	"Sec-WebSocket-Key":        "a WebSocket",
+	"Sec-WebSocket-Protocol":   "of an answer",
+	"Sec-WebSocket-Version":    "a WebSocket",
+	"User-Agent":               "text for people",
+	"X-Forwarded-For":          "where a connection comes from, of trusted proxies alone",
+	// Those of answers to the gateway's own questions, and of its own answers.
+	"Allow": "", "Date": "", "RateLimit-Remaining": "", "Set-Cookie": "",
+}
+
+// TestNoHeaderIsBelieved keeps it so that nobody becomes somebody by a header that a
+// proxy or another gateway could have set (N-20).
+func TestNoHeaderIsBelieved(t *testing.T) {
+	found := make(map[string]bool)
+	note := func(dir, name string) {
+		found[name] = true
+		if _, ok := requestHeaders[name]; !ok {
+			t.Errorf("N-20 %s reads the header %s", dir, name)
+		}
+	}
+	for dir, files := range packages(t, parser.SkipObjectResolution) {
+		if _, ok := gatewayReaches[dir]; !ok {
+			continue
+		}
+		for _, f := range files {
+			ast.Inspect(f, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.CallExpr:
+					if name, ok := headerRead(n); ok {
+						note(dir, name)
+					}
+				case *ast.IndexExpr: // h["Name"]
+					if name, ok := literal(n.Index); ok && isHeader(n.X) {
+						note(dir, name)
+					}
+				case *ast.Field:
+					if n.Tag != nil {
+						tag, _ := strconv.Unquote(n.Tag.Value)
+						if name, ok := reflect.StructTag(tag).Lookup("header"); ok {
+							note(dir, name)
+						}
+					}
+				}
+				return true
+			})
+		}
+	}
+	for name := range requestHeaders {
+		if !found[name] {
+			t.Errorf("nobody reads %s: take it out of the table", name)
+		}
+	}
+}
+
+// headerRead returns the header that a call reads: h.Get("Name") or h.Values("Name").
+func headerRead(call *ast.CallExpr) (string, bool) {
+	method, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok || len(call.Args) != 1 || method.Sel.Name != "Get" && method.Sel.Name != "Values" || !isHeader(method.X) {
+		return "", false
+	}
+	return literal(call.Args[0])
+}
+
+// isHeader reports whether x is called as headers are here.
+func isHeader(x ast.Expr) bool {
+	switch x := x.(type) {
+	case *ast.Ident:
+		return x.Name == "h" || x.Name == "header"
+	case *ast.SelectorExpr:
+		return x.Sel.Name == "Header" || x.Sel.Name == "header"
+	case *ast.CallExpr:
+		return isHeader(x.Fun)
+	}
+	return false
+}
+
+func literal(x ast.Expr) (string, bool) {
+	text, ok := x.(*ast.BasicLit)
+	if !ok {
+		return "", false
+	}
+	s, err := strconv.Unquote(text.Value)
+	return s, err == nil
 }
 
 func TestForbidden(t *testing.T) {
