@@ -86,6 +86,9 @@ bench: ## micro-benchmarks, six rounds, for benchstat
 bench-lists: ## every list of the API with 100,000 devices, 99.9% online: p99 within 50 ms each
 	SOCKETXP_BENCH_LISTS=1 go test -count=1 -timeout 20m -v -run TestLists ./internal/gateway | grep -E 'p99|^(ok|FAIL|---)'
 
+bench-doors: ## one connection through each door: MB/s, and CPU of the gateway and both agents per GB
+	go test -run '^$$' -bench Doors ./e2e
+
 $(GOLANGCI_LINT):
 	@mkdir -p $(TOOLS)
 	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
@@ -96,4 +99,4 @@ $(SQLC):
 	CGO_ENABLED=1 GOBIN=$(TOOLS) go install github.com/sqlc-dev/sqlc/cmd/sqlc@$(SQLC_VERSION)
 	@mv $(TOOLS)/sqlc $@
 
-.PHONY: help build go-build portal portal-check portal-e2e run test check lint generate generate-check man e2e crash storm soak fuzz bench bench-lists
+.PHONY: help build go-build portal portal-check portal-e2e run test check lint generate generate-check man e2e crash storm soak fuzz bench bench-lists bench-doors

@@ -205,7 +205,7 @@ type reached struct {
 
 // reachThrough starts all of it; h stands between the agents and the gateway
 // unless it is nil.
-func reachThrough(t *testing.T, h *hostile) reached {
+func reachThrough(t testing.TB, h *hostile) reached {
 	t.Helper()
 	s := &stage{work: t.TempDir(), procs: make(map[string]*process)}
 	t.Cleanup(s.stopAll)
