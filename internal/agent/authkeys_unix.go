@@ -210,6 +210,9 @@ func editOnce(dir *os.File, edit keyEdit) (made bool, err error) {
 		if err != nil {
 			return false, fmt.Errorf("read %s: %w", f.Name(), err)
 		}
+		if len(text) > maxAuthorizedKeys { // since its size was looked at
+			return false, errKeysChanged
+		}
 	}
 	next := withoutKeys(text, edit.Remove)
 	if edit.Add != "" {

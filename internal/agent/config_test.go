@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -116,6 +117,11 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"C-08 the same in a tunnel", `{"tunnels": [{"destination": "tcp://localhost:22", "enable_ssh": true, "ssh": {"accept_env": ["BASH_ENV"]}}]}`, "tunnel 1: accept_env: BASH_ENV is never taken", ""},
 		{"C-08 all variables", `{"ssh": {"accept_env": ["*"]}}`, "too wide", "LC_*"},
 		{"C-08 no variable", `{"ssh": {"accept_env": ["A=B"]}}`, "not valid", ""},
+		{"single-use keys of the built-in server", `{"tunnels": [{"destination": "tcp://localhost:22", "enable_ssh": true, "ssh": {"single_use_keys": true}}]}`, "no single-use keys", "sshd"},
+		{"single-use keys elsewhere", `{"tunnels": [{"destination": "tcp://192.168.0.1:22", "ssh": {"single_use_keys": true}}]}`, "no single-use keys", "localhost"},
+		{"single-use keys of a web page", `{"tunnels": [{"destination": "http://localhost:80", "ssh": {"single_use_keys": true}}]}`, "no single-use keys", ""},
+		{"C-08 users of nothing", `{"tunnels": [{"destination": "tcp://localhost:22", "ssh": {"users": ["pi"]}}]}`, "for nothing", "single_use_keys"},
+		{"C-08 a misspelt single_use_keys", `{"ssh": {"single_use_key": true}}`, `unknown key "single_use_key"`, `"single_use_keys"`},
 		{"ssh in slave mode", `{"tunnels": [{"destination": "tcp://localhost:0", "iot_slave": true, "iot_device_name": "a", "peer_device_port": 22, "ssh": {"users": ["pi"]}}]}`, "not for iot_slave", ""},
 		{"SSH elsewhere", `{"tunnels": [{"destination": "tcp://192.168.0.1:22", "enable_ssh": true}]}`, "built-in SSH", ""},
 		{"slave mode without a port", `{"tunnels": [{"destination": "tcp://localhost:0", "iot_slave": true, "iot_device_name": "a"}]}`, "port", ""},
@@ -171,4 +177,40 @@ func FuzzParseConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestConfigSingleUseKeys finds which tunnels the gateway may be let in to.
+func TestConfigSingleUseKeys(t *testing.T) {
+	t.Parallel()
+	const tunnels = `"tunnels": [
+		{"destination": "tcp://localhost:22"},
+		{"destination": "tcp://127.0.0.1:23", "ssh": {"single_use_keys": %s, "users": ["root"]}},
+		{"destination": "tcp://192.168.0.1:22"},
+		{"destination": "http://localhost:80"},
+		{"destination": "tcp://localhost:24", "enable_ssh": true}
+	]`
+	for text, want := range map[string][]string{
+		`{"ssh": {"single_use_keys": true, "users": ["pi"]}, ` + fmt.Sprintf(tunnels, "true"):                                {"22 pi", "23 root"},
+		`{"ssh": {"single_use_keys": true}, ` + fmt.Sprintf(tunnels, "true"):                                                 {"22 ", "23 root"},
+		`{"ssh": {"users": ["pi"]}, ` + fmt.Sprintf(tunnels, "true"):                                                         {"23 root"},
+		`{"ssh": {"single_use_keys": false}, ` + fmt.Sprintf(tunnels, "true"):                                                {"23 root"},
+		`{` + fmt.Sprintf(tunnels, "true"):                                                                                   {"23 root"},
+		`{` + strings.Replace(fmt.Sprintf(tunnels, "false"), `, "users": ["root"]`, "", 1):                                   nil,
+		`{"ssh": {"single_use_keys": true}, ` + strings.Replace(fmt.Sprintf(tunnels, "false"), `, "users": ["root"]`, "", 1): {"22 "},
+	} {
+		c, err := ParseConfig([]byte(text + "}"))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		var got []string
+		for _, p := range c.Publish {
+			if p.SingleUseKeys {
+				got = append(got, fmt.Sprintf("%d %s", p.Destination.Port, strings.Join(p.Users, ",")))
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
 }
