@@ -36,10 +36,76 @@ type User struct {
 	PasswordHash string // PHC string, argon2id; never leaves the store and the sign-in
 	CreatedAt    time.Time
 	DisabledAt   time.Time // zero while the user may sign in
-	// FailedSignIns counts consecutive failures; a success sets it to 0.
-	FailedSignIns int
-	// RetryAt is when the next sign-in may be tried; zero or past: now.
-	RetryAt time.Time
+	// Strangers counts the wrong passwords of all who showed no known browser of the
+	// user's. Only a new password sets it back.
+	Strangers Tries
+}
+
+// Tries counts the wrong passwords of those who share a count.
+type Tries struct {
+	Wrong   int
+	RetryAt time.Time // when the next try may be; zero or past: now
+}
+
+// Who tries passwords is held up after FreeTries wrong ones: for a second, then twice
+// as long each time, up to LongestHold. After MaxTries nothing is tried any more until
+// there is a new password (NIST SP 800-63B-4 section 3.2.2).
+const (
+	FreeTries   = 5
+	LongestHold = 15 * time.Minute
+	MaxTries    = 100
+)
+
+// Take returns t with one more try, which is counted as wrong until it has turned out
+// right. If the try has to wait, t is returned as it is, and for how long. RetryAt only
+// ever moves later.
+func (t Tries) Take(now time.Time) (after Tries, wait time.Duration) {
+	if t.Wrong >= MaxTries {
+		return t, LongestHold
+	}
+	if wait := t.RetryAt.Sub(now); wait > 0 {
+		return t, wait
+	}
+	t.Wrong++
+	t.RetryAt = now.Add(holdAfter(t.Wrong))
+	return t, 0
+}
+
+// holdAfter is how long the next try has to wait after so many wrong ones.
+func holdAfter(wrong int) time.Duration {
+	if wrong < FreeTries {
+		return 0
+	}
+	if n := wrong - FreeTries; n < 10 {
+		return min(time.Second<<n, LongestHold)
+	}
+	return LongestHold
+}
+
+// Try is one try of a password.
+type Try struct {
+	Wait time.Duration // over 0: it has to wait for so long, and was not counted
+	// Known is the known browser by whose count it goes, as Entrance.Shown; zero for that
+	// of strangers.
+	Known [32]byte
+}
+
+// The known browsers of a user: in each, or on a command line, the user has signed in
+// before, and it shows a random value that is kept under its SHA-256. It stands for no
+// right at all, only for a count of wrong passwords of its own, so that strangers who
+// guess can't lock the user out. The oldest beyond MaxKnownBrowsers is forgotten.
+const (
+	KnownBrowserLife = 90 * 24 * time.Hour
+	MaxKnownBrowsers = 20
+)
+
+// Entrance is what a new sign-in rests on.
+type Entrance struct {
+	// PasswordHash is the one that the password was found right by.
+	PasswordHash string
+	// Shown is the SHA-256 of the value by which the browser was known, and Given that of
+	// the one that takes its place; zero for none.
+	Shown, Given [32]byte
 }
 
 // Role is what a person is within an account.
@@ -154,18 +220,27 @@ type UserStore interface {
 	Users(ctx context.Context) ([]User, error)
 	// CountUsers is 0 until the gateway has been set up.
 	CountUsers(ctx context.Context) (int, error)
-	// SetPassword replaces the hash, clears the failure count, and ends all of the
-	// user's sign-ins but keepSignIn (which may be empty).
-	SetPassword(ctx context.Context, userID, hash, keepSignIn string, entry AuditEntry) error
+	// SetPassword replaces the hash, sets the count of strangers back, forgets the known
+	// browsers, and ends all of the user's sign-ins. ErrNotFound if the hash is not old
+	// any more; an old of "" replaces any.
+	SetPassword(ctx context.Context, userID, old, hash string, entry AuditEntry) error
 	// SetUserDisabled disables (at not zero) or enables (at zero) a user. Disabling
-	// ends all sign-ins.
+	// ends all sign-ins and forgets the known browsers.
 	SetUserDisabled(ctx context.Context, userID string, at time.Time, entry AuditEntry) error
-	// SignInFailed adds one to the failure count and sets when the next try may
-	// be; it returns the new count.
-	SignInFailed(ctx context.Context, userID string, retryAt time.Time) (int, error)
 
-	// CreateSignIn keeps a new sign-in and clears the user's failure count.
-	CreateSignIn(ctx context.Context, s SignIn, entry AuditEntry) error
+	// TakeTry counts a try of the user's password before it is judged: by the count of
+	// the known browser that shows a value with this SHA-256, if it is the user's and has
+	// tries left, or else by that of strangers. Tries at the same time are no more than
+	// tries one after the other.
+	TakeTry(ctx context.Context, userID string, known [32]byte, now time.Time) (Try, error)
+	// ReturnTry takes a try out of its count again: it was right, or not judged. It does
+	// nothing if the user has another password than that of passwordHash.
+	ReturnTry(ctx context.Context, userID, passwordHash string, t Try) error
+
+	// CreateSignIn keeps a new sign-in, and the browser as a known one. ErrNotFound if
+	// the user is disabled, no member of the account, or has another password than that
+	// of by.
+	CreateSignIn(ctx context.Context, s SignIn, by Entrance, entry AuditEntry) error
 	// SignInBySecret returns the sign-in whose secret has this SHA-256, with
 	// ErrNotFound if it is unknown, expired or idle too long at now, its user is
 	// disabled, or no longer a member of its account.
@@ -176,4 +251,7 @@ type UserStore interface {
 	TouchSignIn(ctx context.Context, id string, now time.Time, freshAuth bool) error
 	// DeleteSignIn ends one sign-in of the user in the account. ErrNotFound if there is none.
 	DeleteSignIn(ctx context.Context, accountID, userID, id string, entry AuditEntry) error
+	// EndSignIns ends all sign-ins of a member of the account, in all accounts, and
+	// forgets the user's known browsers. ErrNotFound if the user is no member.
+	EndSignIns(ctx context.Context, accountID, userID string, entry AuditEntry) error
 }

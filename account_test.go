@@ -3,6 +3,7 @@ package socketxp_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"socketxp"
 
@@ -115,4 +116,37 @@ func TestCheckDisplayText(t *testing.T) {
 			t.Errorf("CheckDisplayText(%q) = %v", c.s, err)
 		}
 	}
+}
+
+func TestTries(t *testing.T) {
+	t0 := time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+	for wrong, want := range map[int]time.Duration{
+		0: 0, 3: 0, 4: time.Second, 5: 2 * time.Second, 9: 32 * time.Second, 13: 512 * time.Second, 14: socketxp.LongestHold, 98: socketxp.LongestHold, 99: socketxp.LongestHold,
+	} {
+		after, wait := socketxp.Tries{Wrong: wrong}.Take(t0)
+		if got := after.RetryAt.Sub(t0); got != want || wait != 0 || after.Wrong != wrong+1 {
+			t.Errorf("after %d and one more: %+v, %v; want the next in %v", wrong, after, wait, want)
+		}
+	}
+	full := socketxp.Tries{Wrong: socketxp.MaxTries}
+	if after, wait := full.Take(t0.Add(1e6 * time.Hour)); wait != socketxp.LongestHold || after != full {
+		t.Errorf("X-01 after %d: %+v, %v", socketxp.MaxTries, after, wait)
+	}
+	held := socketxp.Tries{Wrong: 7, RetryAt: t0.Add(time.Minute)}
+	if after, wait := held.Take(t0); wait != time.Minute || after != held {
+		t.Errorf("X-01 in its hold: %+v, %v", after, wait)
+	}
+	t.Run("X-01 the hold only ever moves later, whatever the clocks say", func(t *testing.T) {
+		rapid.Check(t, func(r *rapid.T) {
+			tries := socketxp.Tries{}
+			for range rapid.IntRange(1, 200).Draw(r, "tries") {
+				now := t0.Add(time.Duration(rapid.IntRange(-3600, 3600).Draw(r, "seconds")) * time.Second)
+				after, wait := tries.Take(now)
+				if after.RetryAt.Before(tries.RetryAt) || after.Wrong < tries.Wrong || after.Wrong > socketxp.MaxTries || wait > 0 && after != tries {
+					r.Fatalf("%+v became %+v, %v", tries, after, wait)
+				}
+				tries = after
+			}
+		})
+	})
 }

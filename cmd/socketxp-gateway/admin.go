@@ -187,7 +187,7 @@ func setPasswordCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := db.SetPassword(ctx, u.ID, hash, "", consoleEntry("", "user.set-password", u, now())); err != nil {
+		if err := db.SetPassword(ctx, u.ID, "", hash, consoleEntry("", "user.set-password", u, now())); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "The password of %s is set; all their sign-ins have ended.\n", u.Email)

@@ -147,12 +147,15 @@ func TestPersonErrors(t *testing.T) {
 // What needs a fresh password is done as in a browser, and leaves no sign-in behind.
 func TestWithPassword(t *testing.T) {
 	var did []string
+	var known string // what the gateway gives
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		with := "nothing"
 		if r.Header.Get("Authorization") != "" {
 			with = "token"
 		} else if len(r.CookiesNamed("__Host-socketxp")) == 1 {
 			with = "cookie"
+		} else if known := r.CookiesNamed(api.KnownCookie); len(known) == 1 {
+			with = known[0].Value
 		}
 		did = append(did, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/api/v1")+" by "+with)
 		switch {
@@ -163,6 +166,9 @@ func TestWithPassword(t *testing.T) {
 				return
 			}
 			http.SetCookie(w, &http.Cookie{Name: "__Host-socketxp", Value: "v", Path: "/", Secure: true})
+			if known != "" {
+				http.SetCookie(w, &http.Cookie{Name: api.KnownCookie, Value: known, Path: "/", Secure: true})
+			}
 			answerJSON(t, w, 200, api.Me{})
 		case r.URL.Path == "/api/v1/me":
 			answerJSON(t, w, 200, api.Me{User: api.User{Email: "owner@example.com"}})
@@ -211,4 +217,41 @@ func TestWithPassword(t *testing.T) {
 			}
 		})
 	}
+	confirm := func() (signIn, errs string) {
+		t.Helper()
+		did = nil
+		var out, e strings.Builder
+		if got := run(t.Context(), []string{"tokens", "confirm", idOne, "--password-file", "-"}, strings.NewReader("the password\n"), &out, &e); got != statusDone {
+			t.Fatalf("status %d: %s", got, e.String())
+		}
+		return did[1], e.String()
+	}
+	t.Run("X-04 the machine shows what it was given the time before", func(t *testing.T) {
+		for _, c := range []struct{ given, showed string }{{"Zmlyc3Q", "nothing"}, {"c2Vjb25k", "Zmlyc3Q"}, {"", "c2Vjb25k"}, {"dGhpcmQ", "c2Vjb25k"}} {
+			known = c.given
+			if got, _ := confirm(); got != "POST /signin by "+c.showed {
+				t.Errorf("given %q: %s, want %s", c.given, got, c.showed)
+			}
+		}
+	})
+	t.Run("what a hostile gateway gives is not kept", func(t *testing.T) {
+		known = strings.Repeat("A", 1000)
+		if _, errs := confirm(); !strings.Contains(errs, "the gateway will not know this machine") {
+			t.Errorf("it says %q", errs)
+		}
+		if got, _ := confirm(); got != "POST /signin by dGhpcmQ" {
+			t.Errorf("got %s", got)
+		}
+	})
+	t.Run("signed out, the machine shows nothing", func(t *testing.T) {
+		known = ""
+		var out, errs strings.Builder
+		if got := run(t.Context(), []string{"signout"}, strings.NewReader(""), &out, &errs); got != statusDone {
+			t.Fatalf("status %d: %s", got, errs.String())
+		}
+		all, err := agent.ReadProfiles()
+		if err != nil || all.List[0].Known != "" {
+			t.Errorf("%+v, %v", all, err)
+		}
+	})
 }

@@ -474,7 +474,7 @@ func (a *app) signOut(ctx context.Context, p agent.Profile) error {
 		if err != nil || now.TokenID != p.TokenID {
 			return nil //nolint:nilerr // what is there by now is not what was meant
 		}
-		now.Token, now.TokenID, now.ExpiresAt, now.Email, now.Account = "", "", time.Time{}, "", ""
+		now.Token, now.TokenID, now.ExpiresAt, now.Email, now.Account, now.Known = "", "", time.Time{}, "", "", ""
 		return all.Put(now, nil)
 	})
 	if err != nil {

@@ -417,6 +417,10 @@ func (a *app) withPassword(ctx context.Context, p *person, file string, do func(
 	if _, err := browser.SignIn(ctx, me.User.Email, password); err != nil {
 		return agent.APIError(p.gateway, err)
 	}
+	if err := a.keepKnown(ctx, p.profile, browser.Known()); err != nil {
+		// What was asked for is done nevertheless: the machine is only a stranger next time.
+		a.complain("the gateway will not know this machine: "+err.Error(), nil)
+	}
 	err = do(browser)
 	// Whatever happened: nobody needs this sign-in any more.
 	out := browser.SignOut(context.WithoutCancel(ctx))
@@ -437,7 +441,26 @@ func (a *app) anonymous(p *person) (*api.Client, error) {
 		return nil, usage("socketxp signin", "this needs a sign-in, not a token of a script")
 	}
 	known.Token = ""
-	return all.Client(known)
+	client, err := all.Client(known)
+	if err != nil || known.Known == "" {
+		return client, err
+	}
+	return client, client.SetKnown(known.Known)
+}
+
+// keepKnown keeps in the profile what its gateway knows this machine by from now on.
+func (a *app) keepKnown(ctx context.Context, profile, value string) error {
+	if value == "" { // the gateway gives none
+		return nil
+	}
+	return agent.ChangeProfiles(ctx, func(all *agent.Profiles) error {
+		p, err := all.Find(profile)
+		if err != nil {
+			return err
+		}
+		p.Known = value
+		return all.Put(p, nil)
+	})
 }
 
 // password reads a password from a file, or from the terminal, where it is not shown.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +36,9 @@ type Profile struct {
 	TokenID        string
 	ExpiresAt      time.Time
 	Email, Account string
+	// Known is what this machine shows when the person enters their password, so that the
+	// gateway knows it from strangers (api.KnownCookie); "" if there is none.
+	Known string
 }
 
 // Profiles are those of one user of this machine.
@@ -61,6 +65,7 @@ type profileJSON struct {
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	Email     string     `json:"email,omitempty"`
 	Account   string     `json:"account,omitempty"`
+	Known     string     `json:"known,omitempty"`
 }
 
 // CheckProfileName returns an error unless s is 1 to 63 of a-z, 0-9, ".", "_" and
@@ -99,7 +104,7 @@ func parseProfiles(data []byte) (Profiles, error) {
 	for i, j := range f.Profiles {
 		p := Profile{
 			Name: j.Name, Gateway: socketxp.GatewayAddress{URL: j.Gateway, Pin: j.Pin, NextPin: j.NextPin}, OwnCA: j.OwnCA,
-			Token: j.Token, TokenID: j.TokenID, Email: j.Email, Account: j.Account,
+			Token: j.Token, TokenID: j.TokenID, Email: j.Email, Account: j.Account, Known: j.Known,
 		}
 		if j.ExpiresAt != nil {
 			p.ExpiresAt = j.ExpiresAt.UTC()
@@ -134,6 +139,8 @@ func (p Profile) check() error {
 		return errors.New("it has both a pin and an authority of its own")
 	case p.Token != "" && !looksLikeToken(p.Token), p.TokenID != "" && !socketxp.ValidID(p.TokenID):
 		return errors.New("the token is not valid")
+	case p.Known != "" && !looksLikeKnown(p.Known):
+		return errors.New("what the gateway knows this machine by is not valid")
 	case p.ExpiresAt.Year() > 9999:
 		return errors.New("the time of expiry is not valid")
 	}
@@ -157,6 +164,13 @@ func looksLikeToken(s string) bool {
 	return err == nil
 }
 
+// looksLikeKnown reports whether s is the value of a cookie: base64url, and no more than
+// a gateway would ever give.
+func looksLikeKnown(s string) bool {
+	_, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	return err == nil && len(s) <= 86 && !strings.ContainsAny(s, "\r\n")
+}
+
 func (all *Profiles) text() ([]byte, error) {
 	f := profilesJSON{Current: all.Current, Profiles: []profileJSON{}}
 	for _, p := range all.List {
@@ -165,7 +179,7 @@ func (all *Profiles) text() ([]byte, error) {
 		}
 		j := profileJSON{
 			Name: p.Name, Gateway: p.Gateway.URL, Pin: p.Gateway.Pin, NextPin: p.Gateway.NextPin, OwnCA: p.OwnCA,
-			Token: p.Token, TokenID: p.TokenID, Email: p.Email, Account: p.Account,
+			Token: p.Token, TokenID: p.TokenID, Email: p.Email, Account: p.Account, Known: p.Known,
 		}
 		if !p.ExpiresAt.IsZero() {
 			at := p.ExpiresAt.UTC()

@@ -33,7 +33,7 @@ func someProfile(name string) Profile {
 	return Profile{
 		Name: name, Gateway: socketxp.GatewayAddress{URL: "https://" + name + ".example.com", Pin: somePin},
 		Token: someToken, TokenID: "019ab6f2-7c1e-7a3b-9d60-2f6c1b9e4d11", ExpiresAt: time.Date(2026, 12, 24, 18, 0, 0, 0, time.UTC),
-		Email: "owner@example.com", Account: "acme",
+		Email: "owner@example.com", Account: "acme", Known: somePin,
 	}
 }
 
@@ -169,6 +169,8 @@ func TestParseProfilesRefuses(t *testing.T) {
 		"a name that is none":  `{"profiles":[{"name":"../a","gateway":"https://a.example.com"}]}`,
 		"no gateway":           `{"profiles":[{"name":"a","gateway":""}]}`,
 		"not https":            `{"profiles":[{"name":"a","gateway":"http://a.example.com"}]}`,
+		"a bad known":          `{"profiles":[{"name":"a","gateway":"https://a.example.com","known":"a b"}]}`,
+		"a long known":         `{"profiles":[{"name":"a","gateway":"https://a.example.com","known":"` + strings.Repeat("A", 88) + `"}]}`,
 		"a bad pin":            `{"profiles":[{"name":"a","gateway":"https://a.example.com","pin":"x"}]}`,
 		"a pin and a CA":       `{"profiles":[{"name":"a","gateway":"https://a.example.com","pin":"` + somePin + `","own_ca":true}]}`,
 		"a token that is none": `{"profiles":[{"name":"a","gateway":"https://a.example.com","token":"secret"}]}`,

@@ -87,6 +87,38 @@ func (c *Client) keepCookies() {
 	}
 }
 
+// KnownCookie is the cookie by which a gateway knows a browser in which a person has
+// signed in before.
+const KnownCookie = "__Host-socketxp-known"
+
+// SetKnown has the client, which has no credential, show value as a browser does that
+// is known to the gateway.
+func (c *Client) SetKnown(value string) error {
+	u, err := url.Parse(c.base)
+	if err != nil {
+		return err
+	}
+	if c.http.Jar == nil {
+		return errors.New("a client with a credential keeps no cookies")
+	}
+	c.http.Jar.SetCookies(u, []*http.Cookie{{Name: KnownCookie, Value: value, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode}})
+	return nil
+}
+
+// Known returns the value that SetKnown takes the next time, or "" if there is none.
+func (c *Client) Known() string {
+	u, err := url.Parse(c.base)
+	if err != nil || c.http.Jar == nil {
+		return ""
+	}
+	for _, cookie := range c.http.Jar.Cookies(u) {
+		if cookie.Name == KnownCookie {
+			return cookie.Value
+		}
+	}
+	return ""
+}
+
 // WithIdempotencyKey returns a client whose writes carry key: sent again with the
 // same key, a write is not done again but answered as before. Keys are random text
 // of 16 to 128 characters, each for one write.

@@ -74,6 +74,11 @@ func (c *Client) SignIns(ctx context.Context) ([]SignIn, error) {
 	return page.Items, err
 }
 
+// SignOutEverywhere ends all of the caller's sign-ins, and no browser is known any more.
+func (c *Client) SignOutEverywhere(ctx context.Context) error {
+	return c.call(ctx, http.MethodDelete, "/me/signins", nil, nil, nil) //nolint:misspell // the plural of sign-in
+}
+
 // EndSignIn ends one of the caller's sign-ins.
 func (c *Client) EndSignIn(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodDelete, "/me/signins/"+url.PathEscape(id), nil, nil, nil) //nolint:misspell // the plural of sign-in

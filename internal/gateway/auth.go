@@ -186,13 +186,13 @@ func (g *Gateway) touchToken(ctx context.Context, t socketxp.Token) {
 // this host alone and all its paths (RFC 6265bis section 4.1.3.2).
 const cookieName = "__Host-socketxp"
 
-// signInSecretSize is that of the random value in the cookie.
-const signInSecretSize = 32
+// cookieSecretSize is that of the random value in a cookie.
+const cookieSecretSize = 32
 
 // parseCookie returns the hash under which a cookie's value is kept.
 func parseCookie(value string) (hash [32]byte, ok bool) {
 	secret, err := base64.RawURLEncoding.Strict().DecodeString(value)
-	if err != nil || len(secret) != signInSecretSize || strings.ContainsAny(value, "\r\n") {
+	if err != nil || len(secret) != cookieSecretSize || strings.ContainsAny(value, "\r\n") {
 		return hash, false
 	}
 	return sha256.Sum256(secret), true

@@ -19,6 +19,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"socketxp"
+	"socketxp/internal/api"
 )
 
 // httpHandler returns what the HTTPS door serves: pages, REST API and health.
@@ -62,8 +63,9 @@ type call struct {
 	err     error // what the answer tells of
 	audited bool  // err is
 	// cookie is what the request has as our cookie; only sign-in and set-up look at
-	// it without a policy that does.
-	cookie string
+	// it without a policy that does. known is what the browser is known by; only who
+	// tries a password is asked for it.
+	cookie, known string
 }
 
 type callKey struct{}
@@ -286,6 +288,9 @@ func (r *router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	c := &call{remote: r.g.remoteOf(req)}
 	if cookies := req.CookiesNamed(cookieName); len(cookies) == 1 {
 		c.cookie = cookies[0].Value
+	}
+	if cookies := req.CookiesNamed(api.KnownCookie); len(cookies) == 1 {
+		c.known = cookies[0].Value
 	}
 	req = req.WithContext(context.WithValue(req.Context(), callKey{}, c))
 	r.setSecurityHeaders(rec.Header())

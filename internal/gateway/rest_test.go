@@ -51,14 +51,15 @@ func (w *world) otherTenant(name string) tenant {
 // newSignIn makes a sign-in of the owner whose password was entered so long ago.
 func (w *world) newSignIn(ago time.Duration) (socketxp.SignIn, string) {
 	w.Helper()
-	secret := make([]byte, signInSecretSize)
+	secret := make([]byte, cookieSecretSize)
 	_, _ = rand.Read(secret)
 	now := w.g.now()
 	s := socketxp.SignIn{
 		ID: socketxp.NewID(now), SecretHash: sha256.Sum256(secret), AccountID: w.account.ID, UserID: w.owner.ID,
 		CreatedAt: now.Add(-ago), LastSeenAt: now, ExpiresAt: now.Add(time.Hour), AuthAt: now.Add(-ago), RemoteAddr: "192.0.2.1", UserAgent: "test",
 	}
-	if err := w.store.CreateSignIn(w.Context(), s, w.entry("signin.create")); err != nil {
+	user := must[socketxp.User](w.T)(w.store.User(w.Context(), w.owner.ID))
+	if err := w.store.CreateSignIn(w.Context(), s, socketxp.Entrance{PasswordHash: user.PasswordHash}, w.entry("signin.create")); err != nil {
 		w.Fatal(err)
 	}
 	return s, base64.RawURLEncoding.EncodeToString(secret)
@@ -68,7 +69,7 @@ func (w *world) newSignIn(ago time.Duration) (socketxp.SignIn, string) {
 func (w *world) setOwnerPassword(password string) {
 	w.Helper()
 	hash := must[string](w.T)(HashPassword(password))
-	if err := w.store.SetPassword(w.Context(), w.owner.ID, hash, "", w.entry("user.set-password")); err != nil {
+	if err := w.store.SetPassword(w.Context(), w.owner.ID, "", hash, w.entry("user.set-password")); err != nil {
 		w.Fatal(err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"socketxp"
+	"socketxp/internal/api"
 )
 
 // The methods, short for the table below.
@@ -123,7 +124,7 @@ func (r *router) addPeople() {
 	const tag = "Sign-in"
 	add(r, operation{
 		route: route{method: post, path: "/signin", policy: public, action: "signin.create"}, id: "sign-in", tag: tag, summary: "Sign in",
-		description: "Sets the cookie `" + cookieName + "`.",
+		description: "Sets the cookie `" + cookieName + "`, and `" + api.KnownCookie + "`: sent with a later sign-in, that one is not held up by what strangers guess. It is good for nothing else.",
 	}, g.signIn)
 	add(r, operation{route: route{method: post, path: "/signout", policy: personal, action: "signin.end"}, id: "sign-out", tag: tag, summary: "Sign out"}, g.signOut)
 	add(r, operation{
@@ -133,9 +134,13 @@ func (r *router) addPeople() {
 	add(r, operation{route: read("/me", socketxp.RightAccountRead), id: "show-me", tag: tag, summary: "Show who is calling"}, g.me)
 	add(r, operation{
 		route: route{method: put, path: "/me/password", policy: personal, action: "user.set-password"}, id: "set-password", tag: tag, summary: "Change the password",
-		description: "Ends all other sign-ins. Sets a new cookie.",
+		description: "Ends all other sign-ins, and no other browser is known any more. Sets new cookies.",
 	}, g.setPassword)
-	add(r, operation{route: route{method: get, path: "/me/signins", policy: personal}, id: "list-sign-ins", tag: tag, summary: "List where the caller is signed in"}, g.listSignIns)                            //nolint:misspell // the plural of sign-in
+	add(r, operation{route: route{method: get, path: "/me/signins", policy: personal}, id: "list-sign-ins", tag: tag, summary: "List where the caller is signed in"}, g.listSignIns) //nolint:misspell // the plural of sign-in
+	add(r, operation{
+		route: route{method: remove, path: "/me/signins", policy: personal, action: "signin.end-all"}, id: "sign-out-everywhere", tag: tag, summary: "Sign out everywhere", //nolint:misspell // the plural of sign-in
+		description: "Ends all of the caller's sign-ins, this one too, and no browser is known any more. Tokens stay: they are revoked one by one.",
+	}, g.signOutEverywhere)
 	add(r, operation{route: route{method: remove, path: "/me/signins/{id}", policy: personal, action: "signin.end"}, id: "end-sign-in", tag: tag, summary: "End one of the caller's sign-ins"}, g.deleteSignIn) //nolint:misspell // the plural of sign-in
 }
 

@@ -14,27 +14,6 @@ import (
 	"socketxp/internal/api"
 )
 
-// Who tries passwords is held up after freeTries wrong ones in a row: for a second,
-// then twice as long each time, up to longestHold. After maxTries nobody gets in
-// any more until an administrator sets a new password (NIST SP 800-63B-4 section
-// 3.2.2).
-const (
-	freeTries   = 5
-	longestHold = 15 * time.Minute
-	maxTries    = 100
-)
-
-// holdAfter is how long the next try has to wait after so many wrong ones.
-func holdAfter(failures int) time.Duration {
-	if failures < freeTries {
-		return 0
-	}
-	if n := failures - freeTries; n < 10 {
-		return min(time.Second<<n, longestHold)
-	}
-	return longestHold
-}
-
 // The one answer to a wrong password, an unknown address, and a user who may not
 // sign in.
 var errWrongPassword = socketxp.Errorf(socketxp.CodeUnauthenticated, "the email address or the password is wrong")
@@ -45,7 +24,7 @@ type signInIn struct {
 }
 
 type meOut struct {
-	SetCookie string `header:"Set-Cookie" doc:"the cookie of the sign-in"`
+	SetCookie []string `header:"Set-Cookie" doc:"the cookie of the sign-in, and the one by which the browser is known when it signs in again"`
 	Body      api.Me
 }
 
@@ -58,11 +37,19 @@ func (g *Gateway) signIn(ctx context.Context, _ caller, in *signInIn) (*meOut, e
 	}
 	start := time.Now()
 	user, err := g.checkSignIn(ctx, in.Body.Email, in.Body.Password)
-	if err != nil {
-		g.auditWrongPassword(ctx, user, c, err)
-		hold(ctx, start, g.rest.limits.refuseAfter)
-		return nil, err
+	if err == nil {
+		var out *meOut
+		if out, err = g.signInUser(ctx, user, in.UserAgent); err == nil {
+			return out, nil
+		}
 	}
+	g.auditWrongPassword(ctx, user, c, err)
+	hold(ctx, start, g.rest.limits.refuseAfter)
+	return nil, err
+}
+
+// signInUser signs in a user whose password was right, to the first of their accounts.
+func (g *Gateway) signInUser(ctx context.Context, user socketxp.User, userAgent string) (*meOut, error) {
 	members, err := g.store.MembershipsOf(ctx, user.ID)
 	if err != nil {
 		return nil, err
@@ -70,7 +57,7 @@ func (g *Gateway) signIn(ctx context.Context, _ caller, in *signInIn) (*meOut, e
 	if len(members) == 0 {
 		return nil, errWrongPassword
 	}
-	return g.startSignIn(ctx, user, members[0].AccountID, in.UserAgent, "signin.create")
+	return g.startSignIn(ctx, user, members[0].AccountID, userAgent, "signin.create")
 }
 
 // hold lets a refusal leave a fixed time after it was asked for.
@@ -96,50 +83,43 @@ func (g *Gateway) checkSignIn(ctx context.Context, email, password string) (sock
 	return user, g.checkPassword(ctx, user, password)
 }
 
-// checkPassword returns nil if the password is the user's. A try is counted as a
-// failure before it is judged, so that tries made at the same time can't be more
-// than tries made one after the other.
+// checkPassword returns nil if the password is the user's. A try is counted as wrong
+// before it is judged, so that tries made at the same time can't be more than tries
+// made one after the other.
 func (g *Gateway) checkPassword(ctx context.Context, user socketxp.User, password string) error {
-	now := g.now()
-	if err := held(now, user.FailedSignIns, user.RetryAt); err != nil {
-		return err
-	}
-	n, err := g.store.SignInFailed(ctx, user.ID, now.Add(holdAfter(user.FailedSignIns+1)))
+	known, _ := parseCookie(callOf(ctx).known)
+	try, err := g.store.TakeTry(ctx, user.ID, known, g.now())
 	if err != nil {
 		g.stats.storeError()
 		return unavailable(err)
 	}
-	if n > maxTries || n > freeTries && n != user.FailedSignIns+1 { // another try took this turn
-		return held(now, n, now.Add(holdAfter(n)))
+	if try.Wait > 0 {
+		return tooManyTries(try.Wait)
 	}
 	ok, err := g.rest.passwords.matches(ctx, password, user.PasswordHash)
-	switch {
-	case err != nil:
-		return err
-	case !ok, !user.DisabledAt.IsZero():
+	if err == nil && (!ok || !user.DisabledAt.IsZero()) {
 		return errWrongPassword
 	}
-	return nil
+	if returned := g.store.ReturnTry(ctx, user.ID, user.PasswordHash, try); returned != nil {
+		g.stats.storeError()
+		return unavailable(errors.Join(err, returned))
+	}
+	return err
 }
 
-func held(now time.Time, failures int, retryAt time.Time) error {
-	wait := retryAt.Sub(now)
-	if failures >= maxTries {
-		wait = longestHold
-	}
-	if wait <= 0 {
-		return nil
-	}
+func tooManyTries(wait time.Duration) error {
 	return later(socketxp.CodeRateLimited, wait, "too many wrong passwords")
 }
 
 // refuseUnknown does for an address that nobody has what is done for one that
 // somebody has.
 func (g *Gateway) refuseUnknown(ctx context.Context, email, password string) error {
-	if err := g.rest.strangers.try(sha256.Sum256([]byte(email)), g.now()); err != nil {
-		return err
+	address := sha256.Sum256([]byte(email))
+	if wait := g.rest.strangers.take(address, g.now()); wait > 0 {
+		return tooManyTries(wait)
 	}
 	if _, err := g.rest.passwords.matches(ctx, password, unknownHash); err != nil {
+		g.rest.strangers.giveBack(address)
 		return err
 	}
 	return errWrongPassword
@@ -149,26 +129,23 @@ func (g *Gateway) refuseUnknown(ctx context.Context, email, password string) err
 // with users.
 type strangers struct {
 	mu    sync.Mutex // guards the following
-	tries map[[32]byte]stranger
-}
-
-type stranger struct {
-	failures int
-	retryAt  time.Time
+	tries map[[32]byte]socketxp.Tries
 }
 
 // maxStrangers bounds the memory: about 1 MiB. Beyond, the one that happens to come
 // up first is forgotten.
 const maxStrangers = 8192
 
-func newStrangers() *strangers { return &strangers{tries: make(map[[32]byte]stranger)} }
+func newStrangers() *strangers { return &strangers{tries: make(map[[32]byte]socketxp.Tries)} }
 
-func (s *strangers) try(email [32]byte, now time.Time) error {
+// take counts a try, or returns how long it has to wait.
+func (s *strangers) take(email [32]byte, now time.Time) (wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t, known := s.tries[email]
-	if err := held(now, t.failures, t.retryAt); err != nil {
-		return err
+	next, wait := t.Take(now)
+	if wait > 0 {
+		return wait
 	}
 	if !known && len(s.tries) >= maxStrangers {
 		for k := range s.tries {
@@ -176,10 +153,18 @@ func (s *strangers) try(email [32]byte, now time.Time) error {
 			break
 		}
 	}
-	t.failures++
-	t.retryAt = now.Add(holdAfter(t.failures))
-	s.tries[email] = t
-	return nil
+	s.tries[email] = next
+	return 0
+}
+
+// giveBack undoes a take, of a try that was not judged.
+func (s *strangers) giveBack(email [32]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.tries[email]; t.Wrong > 0 {
+		t.Wrong--
+		s.tries[email] = t
+	}
 }
 
 // auditWrongPassword records a refused sign-in where its user can see it. What was
@@ -198,24 +183,31 @@ func (g *Gateway) auditWrongPassword(ctx context.Context, user socketxp.User, c 
 }
 
 // startSignIn makes a new sign-in with a new cookie, and ends the one that the
-// browser had: no value that was there before is ever good afterwards.
+// browser had: no value that was there before is ever good afterwards. The password
+// that user has must be the one that was found right.
 func (g *Gateway) startSignIn(ctx context.Context, user socketxp.User, accountID, userAgent, action string) (*meOut, error) {
 	c := callOf(ctx)
-	var secret [signInSecretSize]byte
-	if _, err := rand.Read(secret[:]); err != nil {
+	secret, hash, err := newCookieValue()
+	if err != nil {
 		return nil, err
 	}
+	by := socketxp.Entrance{PasswordHash: user.PasswordHash}
+	known := ""
+	if known, by.Given, err = newCookieValue(); err != nil {
+		return nil, err
+	}
+	by.Shown, _ = parseCookie(c.known)
 	now := g.now()
 	s := socketxp.SignIn{
-		ID: socketxp.NewID(now), SecretHash: sha256.Sum256(secret[:]), AccountID: accountID, UserID: user.ID,
+		ID: socketxp.NewID(now), SecretHash: hash, AccountID: accountID, UserID: user.ID,
 		CreatedAt: now, LastSeenAt: now, ExpiresAt: now.Add(socketxp.SignInLife), AuthAt: now,
 		RemoteAddr: c.remote.String(), UserAgent: displayText(userAgent),
 	}
 	who := caller{
 		kind: socketxp.KindSignIn, accountID: accountID, userID: user.ID, credentialID: s.ID, remote: c.remote, signIn: s,
 	}
-	if err := g.store.CreateSignIn(ctx, s, g.entry(who, action, "user", user.ID, user.Email)); err != nil {
-		if errors.Is(err, socketxp.ErrNotFound) { // disabled or removed in between
+	if err := g.store.CreateSignIn(ctx, s, by, g.entry(who, action, "user", user.ID, user.Email)); err != nil {
+		if errors.Is(err, socketxp.ErrNotFound) { // disabled, removed, or with another password since
 			return nil, errWrongPassword
 		}
 		return nil, err
@@ -235,7 +227,18 @@ func (g *Gateway) startSignIn(ctx context.Context, user socketxp.User, accountID
 	if err != nil {
 		return nil, err
 	}
-	return &meOut{SetCookie: newCookie(base64.RawURLEncoding.EncodeToString(secret[:]), socketxp.SignInLife).String(), Body: me}, nil
+	return &meOut{SetCookie: []string{
+		newCookie(cookieName, secret, socketxp.SignInLife).String(), newCookie(api.KnownCookie, known, socketxp.KnownBrowserLife).String(),
+	}, Body: me}, nil
+}
+
+// newCookieValue returns a random value for a cookie, and the hash it is kept under.
+func newCookieValue() (value string, hash [32]byte, err error) {
+	var secret [cookieSecretSize]byte
+	if _, err := rand.Read(secret[:]); err != nil {
+		return "", hash, err
+	}
+	return base64.RawURLEncoding.EncodeToString(secret[:]), sha256.Sum256(secret[:]), nil
 }
 
 // endReplaced ends the sign-in that a browser had before it got another one.
@@ -280,9 +283,9 @@ func displayText(s string) string {
 	return string(out)
 }
 
-func newCookie(value string, life time.Duration) *http.Cookie {
+func newCookie(name, value string, life time.Duration) *http.Cookie {
 	return &http.Cookie{
-		Name: cookieName, Value: value, Path: "/", MaxAge: int(life / time.Second),
+		Name: name, Value: value, Path: "/", MaxAge: int(life / time.Second),
 		Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode,
 	}
 }
@@ -295,7 +298,7 @@ func (g *Gateway) signOut(ctx context.Context, who caller, _ *struct{}) (*cookie
 	if err := g.endSignIn(ctx, who, who.credentialID, "signin.end"); err != nil {
 		return nil, err
 	}
-	return &cookieOut{newCookie("", -time.Second).String()}, nil // a life that is over removes it
+	return &cookieOut{newCookie(cookieName, "", -time.Second).String()}, nil // a life that is over removes it
 }
 
 type reauthIn struct {
@@ -352,17 +355,45 @@ func (g *Gateway) setPassword(ctx context.Context, who caller, in *passwordIn) (
 	if err != nil {
 		return nil, err
 	}
-	others, err := g.store.SignIns(ctx, who.accountID, who.userID, g.now())
+	err = g.endingSignIns(ctx, who, func() error {
+		return g.store.SetPassword(ctx, user.ID, user.PasswordHash, hash, g.entry(who, "user.set-password", "user", user.ID, user.Email))
+	})
+	if errors.Is(err, socketxp.ErrNotFound) {
+		return nil, socketxp.Errorf(socketxp.CodeConflict, "the password was changed by somebody else just now").WithHint("sign in again")
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := g.store.SetPassword(ctx, user.ID, hash, "", g.entry(who, "user.set-password", "user", user.ID, user.Email)); err != nil {
-		return nil, err
+	user.PasswordHash = hash
+	return g.startSignIn(ctx, user, who.accountID, in.UserAgent, "signin.create")
+}
+
+// endingSignIns does what ends all sign-ins of the caller's user, and then cuts what is
+// open by them.
+func (g *Gateway) endingSignIns(ctx context.Context, who caller, do func() error) error {
+	ended, err := g.store.SignIns(ctx, who.accountID, who.userID, g.now())
+	if err != nil {
+		return err
 	}
-	for _, s := range others {
+	if err := do(); err != nil {
+		return err
+	}
+	for _, s := range ended {
 		g.cluster.Publish(socketxp.Hint{Kind: socketxp.HintSignInEnded, AccountID: who.accountID, ID: s.ID})
 	}
-	return g.startSignIn(ctx, user, who.accountID, in.UserAgent, "signin.create")
+	return nil
+}
+
+// signOutEverywhere ends all sign-ins of the caller's user, and no browser is known
+// afterwards: for who has lost one.
+func (g *Gateway) signOutEverywhere(ctx context.Context, who caller, _ *struct{}) (*cookieOut, error) {
+	err := g.endingSignIns(ctx, who, func() error {
+		return g.store.EndSignIns(ctx, who.accountID, who.userID, g.entry(who, "signin.end-all", "user", who.userID, ""))
+	})
+	if err != nil {
+		return nil, orMissing(err, "user")
+	}
+	return &cookieOut{newCookie(cookieName, "", -time.Second).String()}, nil
 }
 
 type meOnlyOut struct{ Body api.Me }

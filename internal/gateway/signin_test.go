@@ -139,11 +139,14 @@ func TestSignIn(t *testing.T) {
 			t.Fatalf("got %+v", list)
 		}
 		c.do(get, "/api/v1/me", "", cookie(other)...).want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated)
-		if err := client.SignOut(t.Context()); err != nil {
-			t.Fatal(err)
+		for _, out := range []func(context.Context) error{client.SignOut, client.SignOutEverywhere} {
+			if err := out(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_, err := client.Me(t.Context())
+			wantCode(t, err, socketxp.CodeUnauthenticated)
+			must[api.Me](t)(client.SignIn(t.Context(), "owner@example.com", goodPassword))
 		}
-		_, err := client.Me(t.Context())
-		wantCode(t, err, socketxp.CodeUnauthenticated)
 	})
 	t.Run("idle for too long, or too old", func(t *testing.T) {
 		_, value := w.newSignIn(0)
@@ -165,7 +168,7 @@ func TestPasswordThrottle(t *testing.T) {
 			try := func(password string) restAnswer {
 				return c.do(post, "/api/v1/signin", fmt.Sprintf(`{"email":%q,"password":%q}`, email, password))
 			}
-			for range freeTries {
+			for range socketxp.FreeTries {
 				try("wrong wrong wrong").want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated)
 			}
 			a := try(goodPassword).want(t, http.StatusTooManyRequests, socketxp.CodeRateLimited)
@@ -191,7 +194,7 @@ func TestPasswordThrottle(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if judged > freeTries+1 {
+		if judged > socketxp.FreeTries+1 {
 			t.Fatalf("%d passwords were judged", judged)
 		}
 	})
@@ -207,23 +210,224 @@ func TestPasswordThrottle(t *testing.T) {
 	})
 }
 
-func TestHold(t *testing.T) {
-	for n, want := range map[int]time.Duration{0: 0, 4: 0, 5: time.Second, 6: 2 * time.Second, 10: 32 * time.Second, 14: 512 * time.Second, 15: longestHold, 99: longestHold, 1 << 20: longestHold} {
-		if got := holdAfter(n); got != want {
-			t.Errorf("after %d failures %v, want %v", n, got, want)
-		}
-	}
-	now := time.Now()
-	if err := held(now, maxTries, time.Time{}); socketxp.CodeOf(err) != socketxp.CodeRateLimited {
-		t.Errorf("X-01 after %d failures: %v", maxTries, err)
-	}
-	s := newStrangers()
+func TestStrangersAreBounded(t *testing.T) {
+	s, now := newStrangers(), time.Now()
 	for i := range maxStrangers + 100 {
-		_ = s.try([32]byte{byte(i), byte(i >> 8), byte(i >> 16)}, now)
+		s.take([32]byte{byte(i), byte(i >> 8), byte(i >> 16)}, now)
 	}
 	if len(s.tries) > maxStrangers {
 		t.Errorf("X-01 %d strangers are remembered", len(s.tries))
 	}
+}
+
+// shown is the cookies of a browser that an answer has made known, and that is not
+// signed in.
+func shown(t *testing.T, a restAnswer) []string {
+	t.Helper()
+	for _, line := range a.header.Values("Set-Cookie") {
+		if c := must[*http.Cookie](t)(http.ParseSetCookie(line)); c.Name == api.KnownCookie {
+			return []string{"Cookie", c.Name + "=" + c.Value}
+		}
+	}
+	t.Fatalf("no browser is known by %q", a.header.Values("Set-Cookie"))
+	return nil
+}
+
+// flood has strangers guess the owner's password until they may not any more.
+func (w *world) flood() {
+	w.Helper()
+	for i := range socketxp.MaxTries {
+		try := must[socketxp.Try](w.T)(w.store.TakeTry(w.Context(), w.owner.ID, [32]byte{}, w.g.now().Add(time.Duration(i)*socketxp.LongestHold)))
+		if try.Wait > 0 {
+			w.Fatalf("try %d: %+v", i, try)
+		}
+	}
+}
+
+func TestKnownBrowser(t *testing.T) {
+	newWorld := func(t *testing.T) (*world, *restClient, func(password string, headers ...string) restAnswer) {
+		w := start(t, func(l *limits) { l.http.signIn, l.http.refuseAfter = quota{1000, 1000}, 0 })
+		w.setOwnerPassword(goodPassword)
+		c := w.rest()
+		return w, c, func(password string, headers ...string) restAnswer {
+			return c.do(post, "/api/v1/signin", fmt.Sprintf(`{"email":"owner@example.com","password":%q}`, password), headers...)
+		}
+	}
+	const wrong = "wrong wrong wrong"
+	t.Run("X-04 the cookie", func(t *testing.T) {
+		_, c, signIn := newWorld(t)
+		lines := signIn(goodPassword).want(t, http.StatusOK, "").header.Values("Set-Cookie")
+		if len(lines) != 2 {
+			t.Fatalf("got %q", lines)
+		}
+		set := must[*http.Cookie](t)(http.ParseSetCookie(lines[1]))
+		if set.Name != "__Host-socketxp-known" || len(set.Value) != 43 || !set.Secure || !set.HttpOnly || set.SameSite != http.SameSiteStrictMode || set.Path != "/" || set.Domain != "" || set.MaxAge != 90*24*3600 {
+			t.Fatalf("got %s", lines[1])
+		}
+		// It is no credential, by neither name.
+		c.do(get, "/api/v1/me", "", "Cookie", lines[1]).want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated)
+		c.do(get, "/api/v1/me", "", cookie(set.Value)...).want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated)
+	})
+	t.Run("X-04 a flood of strangers does not lock the owner out where the owner is known", func(t *testing.T) {
+		w, c, signIn := newWorld(t)
+		browser := shown(t, signIn(goodPassword).want(t, http.StatusOK, ""))
+		w.flood()
+		signIn(goodPassword).want(t, http.StatusTooManyRequests, socketxp.CodeRateLimited)
+		signIn(goodPassword, "Cookie", api.KnownCookie+"="+strings.Repeat("A", 43)).want(t, http.StatusTooManyRequests, socketxp.CodeRateLimited)
+		signIn(goodPassword, "Cookie", browser[1]+"; "+browser[1]).want(t, http.StatusTooManyRequests, socketxp.CodeRateLimited) // which of them?
+		signIn(wrong, browser...).want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated)
+		a := signIn(goodPassword, browser...).want(t, http.StatusOK, "")
+		// What has to be entered again is, and the next time the browser is known by another.
+		again := shown(t, c.do(post, "/api/v1/reauth", `{"password":"`+goodPassword+`"}`, "Cookie", cookieName+"="+valueOf(t, a)+"; "+shown(t, a)[1]).want(t, http.StatusOK, ""))
+		if again[1] == browser[1] {
+			t.Fatal("the value stays")
+		}
+		signIn(goodPassword, browser...).want(t, http.StatusTooManyRequests, socketxp.CodeRateLimited)
+		signIn(goodPassword, again...).want(t, http.StatusOK, "")
+	})
+	t.Run("X-04 the owner ends a flood by a new password", func(t *testing.T) {
+		w, c, signIn := newWorld(t)
+		a := signIn(goodPassword).want(t, http.StatusOK, "")
+		stolen := shown(t, a)
+		w.flood()
+		c.do(put, "/api/v1/me/password", `{"current_password":"`+goodPassword+`","new_password":"another good password"}`, "Cookie", cookieName+"="+valueOf(t, a)+"; "+stolen[1]).want(t, http.StatusOK, "")
+		for range socketxp.FreeTries {
+			signIn(wrong, stolen...).want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated)
+		}
+		signIn("another good password").want(t, http.StatusTooManyRequests, socketxp.CodeRateLimited) // the stolen one is a stranger's now
+	})
+	t.Run("X-01 a stolen cookie is held up by itself, and holds nobody up", func(t *testing.T) {
+		_, _, signIn := newWorld(t)
+		mine, stolen := shown(t, signIn(goodPassword)), shown(t, signIn(goodPassword))
+		for range socketxp.FreeTries {
+			signIn(wrong, stolen...).want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated)
+		}
+		if a := signIn(goodPassword, stolen...).want(t, http.StatusTooManyRequests, socketxp.CodeRateLimited); a.header.Get("Retry-After") != "1" {
+			t.Fatalf("Retry-After %q", a.header.Get("Retry-After"))
+		}
+		signIn(goodPassword, mine...).want(t, http.StatusOK, "")
+		signIn(goodPassword).want(t, http.StatusOK, "")
+	})
+	t.Run("X-03 X-04 what is shown says nothing of an address that is not its own", func(t *testing.T) {
+		w, c, signIn := newWorld(t)
+		browser := shown(t, signIn(goodPassword))
+		other := w.as(w.otherTenant("umbrella"))
+		other.setOwnerPassword(goodPassword)
+		bodies := map[string]bool{}
+		for _, email := range []string{"umbrella@example.com", "nobody@example.com"} {
+			try := func(headers ...string) restAnswer {
+				return c.do(post, "/api/v1/signin", fmt.Sprintf(`{"email":%q,"password":%q}`, email, wrong), headers...)
+			}
+			for range socketxp.FreeTries {
+				bodies[try(browser...).want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated).body] = true
+			}
+			for _, headers := range [][]string{nil, browser} {
+				a := try(headers...).want(t, http.StatusTooManyRequests, socketxp.CodeRateLimited)
+				bodies[a.body+a.header.Get("Retry-After")] = true
+			}
+		}
+		if len(bodies) != 2 {
+			t.Fatalf("got %v", bodies)
+		}
+	})
+	t.Run("X-04 signed out everywhere, no browser is known", func(t *testing.T) {
+		w, c, signIn := newWorld(t)
+		lost := signIn(goodPassword).want(t, http.StatusOK, "")
+		a := signIn(goodPassword).want(t, http.StatusOK, "")
+		out := c.do(remove, "/api/v1/me/signins", "", cookie(valueOf(t, a))...).want(t, http.StatusNoContent, "") //nolint:misspell // the plural of sign-in
+		if set := must[*http.Cookie](t)(http.ParseSetCookie(out.header.Get("Set-Cookie"))); set.Name != cookieName || set.MaxAge >= 0 {
+			t.Errorf("got %v", set)
+		}
+		for _, value := range []string{valueOf(t, lost), valueOf(t, a)} {
+			c.do(get, "/api/v1/me", "", cookie(value)...).want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated)
+		}
+		w.flood()
+		signIn(goodPassword, shown(t, lost)...).want(t, http.StatusTooManyRequests, socketxp.CodeRateLimited)
+		if n := w.audited(w.account.ID, "signin.end-all", ""); n != 1 {
+			t.Errorf("%d audit records", n)
+		}
+	})
+	t.Run("X-01 what was not judged is not counted", func(t *testing.T) {
+		w, c, signIn := newWorld(t)
+		for range cap(w.g.rest.passwords.queue) {
+			w.g.rest.passwords.queue <- struct{}{}
+		}
+		for range 2 * socketxp.FreeTries {
+			signIn(goodPassword).want(t, http.StatusServiceUnavailable, socketxp.CodeUnavailable)
+			c.do(post, "/api/v1/signin", `{"email":"nobody@example.com","password":"`+wrong+`"}`).want(t, http.StatusServiceUnavailable, socketxp.CodeUnavailable)
+		}
+		for range cap(w.g.rest.passwords.queue) {
+			<-w.g.rest.passwords.queue
+		}
+		signIn(goodPassword).want(t, http.StatusOK, "")
+	})
+}
+
+// overtaken is a store on which the password is another by the time a sign-in or a new
+// password is to be written.
+type overtaken struct {
+	socketxp.Store
+	by func()
+}
+
+func (s *overtaken) CreateSignIn(ctx context.Context, in socketxp.SignIn, by socketxp.Entrance, e socketxp.AuditEntry) error {
+	s.once()
+	return s.Store.CreateSignIn(ctx, in, by, e)
+}
+
+func (s *overtaken) SetPassword(ctx context.Context, userID, old, hash string, e socketxp.AuditEntry) error {
+	s.once()
+	return s.Store.SetPassword(ctx, userID, old, hash, e)
+}
+
+func (s *overtaken) once() {
+	if by := s.by; by != nil {
+		s.by = nil
+		by()
+	}
+}
+
+func TestPasswordChangedMeanwhile(t *testing.T) {
+	s := &overtaken{}
+	w := startIn(t, t.TempDir(), func(_ *Config, d *Deps) {
+		s.Store = d.Store
+		d.Store = s
+	}, func(l *limits) { l.http.refuseAfter = 0 })
+	c := w.rest()
+	const reset = "set at the console meanwhile"
+	meanwhile := func() {
+		w.setOwnerPassword(goodPassword)
+		s.by = func() { w.setOwnerPassword(reset) }
+	}
+	signIns := func() int {
+		return len(must[[]socketxp.SignIn](t)(w.store.SignIns(t.Context(), w.account.ID, w.owner.ID, w.g.now())))
+	}
+	t.Run("a sign-in", func(t *testing.T) {
+		meanwhile()
+		a := c.do(post, "/api/v1/signin", `{"email":"owner@example.com","password":"`+goodPassword+`"}`).want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated)
+		if len(a.header.Values("Set-Cookie")) > 0 || signIns() > 0 {
+			t.Errorf("%d sign-ins are there", signIns())
+		}
+		if n := w.audited(w.account.ID, "signin.create", socketxp.CodeUnauthenticated); n != 1 {
+			t.Errorf("%d refusals are recorded", n)
+		}
+	})
+	t.Run("a password entered again", func(t *testing.T) {
+		w.setOwnerPassword(goodPassword)
+		_, session := w.newSignIn(0)
+		s.by = func() { w.setOwnerPassword(reset) }
+		c.do(post, "/api/v1/reauth", `{"password":"`+goodPassword+`"}`, cookie(session)...).want(t, http.StatusUnauthorized, socketxp.CodeUnauthenticated)
+		if signIns() > 0 {
+			t.Errorf("%d sign-ins are there", signIns())
+		}
+	})
+	t.Run("a new password", func(t *testing.T) {
+		w.setOwnerPassword(goodPassword)
+		_, session := w.newSignIn(0)
+		s.by = func() { w.setOwnerPassword(reset) }
+		c.do(put, "/api/v1/me/password", `{"current_password":"`+goodPassword+`","new_password":"another good password"}`, cookie(session)...).want(t, http.StatusConflict, socketxp.CodeConflict)
+		c.do(post, "/api/v1/signin", `{"email":"owner@example.com","password":"`+reset+`"}`).want(t, http.StatusOK, "")
+	})
 }
 
 func TestPasswordQueue(t *testing.T) {

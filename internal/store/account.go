@@ -45,8 +45,8 @@ func (db *DB) CreateAccount(ctx context.Context, a socketxp.Account, owner socke
 			PasswordHash:  owner.PasswordHash,
 			CreatedAt:     micros(owner.CreatedAt),
 			DisabledAt:    micros(owner.DisabledAt),
-			FailedSignIns: int64(owner.FailedSignIns),
-			RetryAt:       micros(owner.RetryAt),
+			FailedSignIns: int64(owner.Strangers.Wrong),
+			RetryAt:       micros(owner.Strangers.RetryAt),
 		}); err != nil {
 			return err
 		}

@@ -71,7 +71,7 @@ var acts = []act{
 		return w.store.DeleteMembership(ctx, as, w.second, e)
 	}},
 	{"SetPassword", "", true, func(ctx context.Context, w *world, _ string, e socketxp.AuditEntry) error {
-		return w.store.SetPassword(ctx, w.owner.ID, "$new", "", e)
+		return w.store.SetPassword(ctx, w.owner.ID, "", "$new", e)
 	}},
 	{"SetUserDisabled", "", true, func(ctx context.Context, w *world, _ string, e socketxp.AuditEntry) error {
 		return w.store.SetUserDisabled(ctx, w.owner.ID, t0, e)
@@ -80,10 +80,17 @@ var acts = []act{
 		s := w.signIn
 		s.ID, s.AccountID = socketxp.NewID(t0), as
 		s.SecretHash = sha256.Sum256([]byte(s.ID))
-		return w.store.CreateSignIn(ctx, s, e)
+		u, err := w.store.User(ctx, w.owner.ID)
+		if err != nil {
+			return err
+		}
+		return w.store.CreateSignIn(ctx, s, socketxp.Entrance{PasswordHash: u.PasswordHash, Given: s.SecretHash}, e)
 	}},
 	{"DeleteSignIn", socketxp.CodeNotFound, true, func(ctx context.Context, w *world, as string, e socketxp.AuditEntry) error {
 		return w.store.DeleteSignIn(ctx, as, w.owner.ID, w.signIn.ID, e)
+	}},
+	{"EndSignIns", socketxp.CodeNotFound, true, func(ctx context.Context, w *world, as string, e socketxp.AuditEntry) error {
+		return w.store.EndSignIns(ctx, as, w.owner.ID, e)
 	}},
 	{"CreateAuthorization", "", false, func(ctx context.Context, w *world, _ string, _ socketxp.AuditEntry) error {
 		a := w.asks

@@ -32,6 +32,10 @@ func (db *DB) BeginEpoch(ctx context.Context, at time.Time, entry socketxp.Audit
 		}
 		e.Tokens, e.SignIns = int(tokens), int(signIns)
 		entry.Detail = strings.TrimPrefix(fmt.Sprintf("%s; epoch %d: %d tokens unconfirmed, %d sign-ins ended", entry.Detail, e.Number, tokens, signIns), "; ")
+		// Known browsers: one may have been forgotten since, because it was stolen.
+		if err := q.ForgetAllKnownBrowsers(ctx); err != nil {
+			return err
+		}
 		// Programs that somebody confirmed but that have not fetched their token yet, and
 		// answers to writes that the restored database does not hold.
 		if err := q.DeleteAllAuthorizations(ctx); err != nil {

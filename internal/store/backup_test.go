@@ -20,7 +20,7 @@ func TestEpoch(t *testing.T) {
 			t.Fatal(err)
 		}
 		signIn := socketxp.SignIn{ID: acme.ids.next(), SecretHash: [32]byte{1}, AccountID: acme.id, UserID: acme.owner.ID, CreatedAt: t0, LastSeenAt: t0, ExpiresAt: t0.Add(time.Hour), AuthAt: t0}
-		acme.must(s.CreateSignIn(t.Context(), signIn, acme.entry("signin.create")))
+		acme.must(s.CreateSignIn(t.Context(), signIn, socketxp.Entrance{PasswordHash: acme.owner.PasswordHash, Given: signIn.SecretHash}, acme.entry("signin.create")))
 
 		approved := acme.decide(acme.newAuthorization(), socketxp.AuthorizationApproved)
 
@@ -46,6 +46,9 @@ func TestEpoch(t *testing.T) {
 		}
 		_, err = s.SignInBySecret(t.Context(), signIn.SecretHash, t0)
 		wantCode(t, err, socketxp.CodeNotFound)
+		if try := acme.take(signIn.SecretHash, t0); try.Known != ([32]byte{}) {
+			t.Error("L-10 a browser of before is known, that may have been stolen since")
+		}
 		_, err = s.AuthorizationByDevice(t.Context(), approved.DeviceHash, t0)
 		wantCode(t, err, socketxp.CodeNotFound)
 		_, _, err = acme.register(acme.registration("cam", second.ID))
@@ -171,7 +174,7 @@ func TestCarryOver(t *testing.T) {
 	acme.must(s.StageKey(t.Context(), acme.id, rekeyed.ID, socketxp.KeySuccession{Current: rekeyed.PublicKey, Next: newer, Vouch: value(1)}, acme.entry("x")))
 	_, err = s.PromoteKey(t.Context(), acme.id, rekeyed.ID, newer, acme.entry("x"))
 	acme.must(err)
-	acme.must(s.SetPassword(t.Context(), acme.owner.ID, "$argon2id$another", "", acme.entry("user.set-password")))
+	acme.must(s.SetPassword(t.Context(), acme.owner.ID, "", "$argon2id$another", acme.entry("user.set-password")))
 	acme.must(s.RotateSigningKey(t.Context(), socketxp.KeyRotation{At: at, Compromise: "k1"}, socketxp.AuditEntry{}))
 	acme.must(s.SetUserDisabled(t.Context(), acme.owner.ID, at, acme.entry("user.disable")))
 

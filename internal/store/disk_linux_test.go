@@ -236,7 +236,7 @@ func TestFsyncFails(t *testing.T) {
 			"an audit record":  func() error { _, err := db.AppendAudit(t.Context(), acme.entry("test")); return err },
 			"a setting":        func() error { return db.SetSetting(t.Context(), "k", "v") },
 			"the clock":        func() error { _, err := db.RaiseClock(t.Context(), t0); return err },
-			"a failed sign-in": func() error { _, err := db.SignInFailed(t.Context(), acme.owner.ID, t0); return err },
+			"a failed sign-in": func() error { _, err := db.TakeTry(t.Context(), acme.owner.ID, [32]byte{}, t0); return err },
 		} {
 			err := write()
 			if own := new(socketxp.Error); socketxp.CodeOf(err) != socketxp.CodeUnavailable || !errors.As(err, &own) || own.Message != "the gateway's disk fails" {

@@ -115,6 +115,7 @@ func (db *DB) Prune(ctx context.Context, now time.Time) error {
 		{"prune sign-ins", func() (int64, error) {
 			return db.w.PruneSignIns(ctx, sqlc.PruneSignInsParams{Now: micros(now), IdleSince: ago(socketxp.SignInIdle), Batch: batch})
 		}},
+		{"prune known browsers", func() (int64, error) { return db.w.PruneKnownBrowsers(ctx, micros(now), batch) }},
 		{"prune device authorizations", func() (int64, error) { return db.w.PruneAuthorizations(ctx, micros(now), batch) }},
 		{"prune events", func() (int64, error) { return db.w.PruneEvents(ctx, ago(socketxp.EventLife), batch) }},
 		{"prune idempotency keys", func() (int64, error) { return db.w.PruneKeys(ctx, ago(socketxp.IdempotencyLife), batch) }},

@@ -97,7 +97,7 @@ func dump(t testing.TB, db *sql.DB, accountID string) string {
 		out.WriteString(dumpQuery(t, db, "SELECT * FROM "+table+" WHERE $1 IN ('', "+tables[table]+") ORDER BY 1, 2", accountID))
 	}
 	if accountID == "" {
-		for _, table := range []string{"users", "settings", "clock", "idempotency", "signing_keys", "epoch"} {
+		for _, table := range []string{"users", "known_browsers", "settings", "clock", "idempotency", "signing_keys", "epoch"} {
 			out.WriteString(dumpQuery(t, db, "SELECT * FROM "+table+" WHERE $1 = '' ORDER BY 1", ""))
 		}
 	}

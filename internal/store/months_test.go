@@ -75,7 +75,7 @@ func TestMonthsOfUse(t *testing.T) {
 			ID: acme.ids.next(), SecretHash: sha256.Sum256([]byte(fmt.Sprint(n))), AccountID: acme.id, UserID: acme.owner.ID,
 			CreatedAt: now, LastSeenAt: now, ExpiresAt: now.Add(socketxp.SignInLife), AuthAt: now,
 		}
-		acme.must(s.CreateSignIn(t.Context(), signIn, acme.entry("signin.create")))
+		acme.must(s.CreateSignIn(t.Context(), signIn, socketxp.Entrance{PasswordHash: acme.owner.PasswordHash, Given: signIn.SecretHash}, acme.entry("signin.create")))
 		acme.must(s.AddEvent(t.Context(), socketxp.Event{ID: acme.ids.next(), AccountID: acme.id, At: now, Type: socketxp.EventDeviceOnline}))
 		if _, _, err := s.BeginIdempotent(t.Context(), socketxp.IdempotentRequest{KeyHash: signIn.SecretHash, At: now}); err != nil {
 			t.Fatal(err)
@@ -97,7 +97,7 @@ func TestMonthsOfUse(t *testing.T) {
 			t.Fatalf("X-20 on day %d a token that lives is good for nothing", int(now.Sub(t0)/day))
 		}
 	}
-	temporary := []string{"tokens", "sessions", "sign_ins", "events", "idempotency", "device_authorizations", "signing_keys", "settings", "clock", "epoch"}
+	temporary := []string{"tokens", "sessions", "sign_ins", "known_browsers", "events", "idempotency", "device_authorizations", "signing_keys", "settings", "clock", "epoch"}
 	perDay := int(day / step)
 
 	for now.Before(t0.Add(30 * day)) {
@@ -107,7 +107,7 @@ func TestMonthsOfUse(t *testing.T) {
 	t.Run("X-20 P-19 after 30 days", func(t *testing.T) {
 		rows := countRows(t, db, temporary...)
 		for table, most := range map[string]int{
-			"sign_ins": int(socketxp.SignInIdle/step) + 1, "events": 30*perDay + 1, "idempotency": perDay + 1, "device_authorizations": 1,
+			"sign_ins": int(socketxp.SignInIdle/step) + 1, "known_browsers": socketxp.MaxKnownBrowsers, "events": 30*perDay + 1, "idempotency": perDay + 1, "device_authorizations": 1,
 			"tokens": 30*perDay + 3, "sessions": 30 * perDay, "signing_keys": 2, "clock": 1, "epoch": 1, "settings": 2,
 		} {
 			if rows[table] > most {

@@ -217,6 +217,7 @@ func TestQueryPlans(t *testing.T) {
 			_, err := s.AuthorizationByDevice(ctx, acme.asks.DeviceHash, t0)
 			return err
 		},
+		"TakeTry": func() error { _, err := s.TakeTry(ctx, acme.owner.ID, [32]byte{}, t0); return err },
 		"SignIns": func() error { _, err := s.SignIns(ctx, acme.id, acme.owner.ID, t0); return err },
 	} {
 		name = n

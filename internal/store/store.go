@@ -185,8 +185,7 @@ func (db *DB) note(err error) {
 }
 
 // guarded is the writer for what is written outside of a transaction. What such a
-// statement returns in a row is not guarded: RaiseClock and SignInFailed see to it
-// themselves.
+// statement returns in a row is not guarded: RaiseClock sees to it itself.
 type guarded struct {
 	sqlc.DBTX
 	db *DB

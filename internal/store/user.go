@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"time"
 
 	"socketxp"
@@ -37,14 +39,13 @@ func (db *DB) Users(ctx context.Context) ([]socketxp.User, error) {
 
 func user(u sqlc.User) socketxp.User {
 	return socketxp.User{
-		ID:            u.ID,
-		Email:         u.Email,
-		Name:          u.Name,
-		PasswordHash:  u.PasswordHash,
-		CreatedAt:     timeOf(u.CreatedAt),
-		DisabledAt:    timeOf(u.DisabledAt),
-		FailedSignIns: int(u.FailedSignIns),
-		RetryAt:       timeOf(u.RetryAt),
+		ID:           u.ID,
+		Email:        u.Email,
+		Name:         u.Name,
+		PasswordHash: u.PasswordHash,
+		CreatedAt:    timeOf(u.CreatedAt),
+		DisabledAt:   timeOf(u.DisabledAt),
+		Strangers:    socketxp.Tries{Wrong: int(u.FailedSignIns), RetryAt: timeOf(u.RetryAt)},
 	}
 }
 
@@ -55,13 +56,21 @@ func (db *DB) CountUsers(ctx context.Context) (int, error) {
 }
 
 // SetPassword implements socketxp.UserStore.
-func (db *DB) SetPassword(ctx context.Context, userID, hash, keepSignIn string, entry socketxp.AuditEntry) error {
+func (db *DB) SetPassword(ctx context.Context, userID, old, hash string, entry socketxp.AuditEntry) error {
 	return db.act(ctx, "set password", entry.AccountID, entry, func(q *sqlc.Queries, _ *socketxp.AuditEntry) error {
-		if err := affected(q.SetPassword(ctx, userID, hash)); err != nil {
+		if err := affected(q.SetPassword(ctx, sqlc.SetPasswordParams{ID: userID, Old: old, Hash: hash})); err != nil {
 			return err
 		}
-		return q.DeleteSignInsBut(ctx, userID, keepSignIn)
+		return endSignIns(ctx, q, userID)
 	})
+}
+
+// endSignIns ends all of a user's sign-ins and forgets the known browsers.
+func endSignIns(ctx context.Context, q *sqlc.Queries, userID string) error {
+	if err := q.DeleteSignIns(ctx, userID); err != nil {
+		return err
+	}
+	return q.ForgetKnownBrowsers(ctx, userID)
 }
 
 // SetUserDisabled implements socketxp.UserStore.
@@ -70,25 +79,73 @@ func (db *DB) SetUserDisabled(ctx context.Context, userID string, at time.Time, 
 		if err := affected(q.SetUserDisabled(ctx, userID, micros(at))); err != nil || at.IsZero() {
 			return err
 		}
-		return q.DeleteSignInsBut(ctx, userID, "")
+		return endSignIns(ctx, q, userID)
 	})
 }
 
-// SignInFailed implements socketxp.UserStore.
-func (db *DB) SignInFailed(ctx context.Context, userID string, retryAt time.Time) (int, error) {
-	if err := db.writable(); err != nil {
-		return 0, wrap(ctx, "count failed sign-in", err)
+// TakeTry implements socketxp.UserStore.
+func (db *DB) TakeTry(ctx context.Context, userID string, known [32]byte, now time.Time) (socketxp.Try, error) {
+	// Each time that another one was first, that one was counted: they can't be more.
+	for range 2 * socketxp.MaxTries {
+		t, taken, err := db.takeTry(ctx, userID, known, now)
+		if err != nil || taken || t.Wait > 0 {
+			return t, wrap(ctx, "count a sign-in", err)
+		}
 	}
-	n, err := db.w.CountFailedSignIn(ctx, userID, micros(retryAt))
-	db.note(err)
-	return int(n), wrap(ctx, "count failed sign-in", err)
+	return socketxp.Try{}, socketxp.Errorf(socketxp.CodeUnavailable, "too many sign-ins of one user at the same time")
+}
+
+// takeTry is TakeTry if no other try changed the count meanwhile; else neither taken
+// nor t.Wait says anything.
+func (db *DB) takeTry(ctx context.Context, userID string, known [32]byte, now time.Time) (t socketxp.Try, taken bool, err error) {
+	k, err := db.r.KnownBrowser(ctx, sqlc.KnownBrowserParams{UserID: userID, SecretHash: known[:], Now: micros(now)})
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return t, false, err
+	}
+	// One that was guessed with too often is a stranger from then on: who was here before
+	// the thief is not to be worse off than anybody.
+	if err == nil && k.Wrong < socketxp.MaxTries {
+		tries := socketxp.Tries{Wrong: int(k.Wrong), RetryAt: timeOf(k.RetryAt)}
+		next, wait := tries.Take(now)
+		if t = (socketxp.Try{Known: known, Wait: wait}); wait > 0 {
+			return t, false, nil
+		}
+		n, err := db.w.CountKnown(ctx, sqlc.CountKnownParams{
+			UserID: userID, SecretHash: known[:], Wrong: k.Wrong, RetryAt: k.RetryAt, Next: int64(next.Wrong), NextRetryAt: micros(next.RetryAt),
+		})
+		return t, n > 0, err
+	}
+	u, err := db.r.User(ctx, userID)
+	if err != nil {
+		return t, false, err
+	}
+	next, wait := user(u).Strangers.Take(now)
+	if t.Wait = wait; wait > 0 {
+		return t, false, nil
+	}
+	n, err := db.w.CountStranger(ctx, sqlc.CountStrangerParams{
+		ID: userID, Wrong: u.FailedSignIns, RetryAt: u.RetryAt, Next: int64(next.Wrong), NextRetryAt: micros(next.RetryAt),
+	})
+	return t, n > 0, err
+}
+
+// ReturnTry implements socketxp.UserStore.
+func (db *DB) ReturnTry(ctx context.Context, userID, passwordHash string, t socketxp.Try) error {
+	if t.Known != ([32]byte{}) { // a new password has forgotten it
+		return wrap(ctx, "uncount a sign-in", db.w.UncountKnown(ctx, userID, t.Known[:]))
+	}
+	return wrap(ctx, "uncount a sign-in", db.w.UncountStranger(ctx, userID, passwordHash))
 }
 
 // CreateSignIn implements socketxp.UserStore.
-func (db *DB) CreateSignIn(ctx context.Context, s socketxp.SignIn, entry socketxp.AuditEntry) error {
+func (db *DB) CreateSignIn(ctx context.Context, s socketxp.SignIn, by socketxp.Entrance, entry socketxp.AuditEntry) error {
 	return db.act(ctx, "create sign-in", s.AccountID, entry, func(q *sqlc.Queries, _ *socketxp.AuditEntry) error {
-		// First: it waits for an act that disables the user, and then finds it disabled.
-		if err := affected(q.ClearFailedSignIns(ctx, s.UserID)); err != nil {
+		// First: it waits for an act that disables the user or sets a password, and then
+		// finds that done.
+		if err := affected(q.HoldPassword(ctx, s.UserID, by.PasswordHash)); err != nil {
+			return err
+		}
+		if err := replaceKnown(ctx, q, s, by); err != nil {
 			return err
 		}
 		return q.InsertSignIn(ctx, sqlc.InsertSignInParams{
@@ -104,6 +161,22 @@ func (db *DB) CreateSignIn(ctx context.Context, s socketxp.SignIn, entry socketx
 			UserAgent:  s.UserAgent,
 		})
 	})
+}
+
+// replaceKnown makes what the browser is given known in place of what it has shown.
+func replaceKnown(ctx context.Context, q *sqlc.Queries, s socketxp.SignIn, by socketxp.Entrance) error {
+	if err := q.ForgetKnownBrowser(ctx, s.UserID, by.Shown[:]); err != nil {
+		return err
+	}
+	if by.Given == ([32]byte{}) {
+		return nil
+	}
+	if err := q.InsertKnownBrowser(ctx, sqlc.InsertKnownBrowserParams{
+		SecretHash: by.Given[:], UserID: s.UserID, CreatedAt: micros(s.CreatedAt), ExpiresAt: micros(s.CreatedAt.Add(socketxp.KnownBrowserLife)),
+	}); err != nil {
+		return err
+	}
+	return q.ForgetOldKnownBrowsers(ctx, s.UserID, socketxp.MaxKnownBrowsers)
 }
 
 // SignInBySecret implements socketxp.UserStore.
@@ -154,5 +227,15 @@ func (db *DB) TouchSignIn(ctx context.Context, id string, now time.Time, freshAu
 func (db *DB) DeleteSignIn(ctx context.Context, accountID, userID, id string, entry socketxp.AuditEntry) error {
 	return db.act(ctx, "delete sign-in", accountID, entry, func(q *sqlc.Queries, _ *socketxp.AuditEntry) error {
 		return affected(q.DeleteSignIn(ctx, sqlc.DeleteSignInParams{AccountID: accountID, UserID: userID, ID: id}))
+	})
+}
+
+// EndSignIns implements socketxp.UserStore.
+func (db *DB) EndSignIns(ctx context.Context, accountID, userID string, entry socketxp.AuditEntry) error {
+	return db.act(ctx, "end sign-ins", accountID, entry, func(q *sqlc.Queries, _ *socketxp.AuditEntry) error {
+		if _, err := q.Membership(ctx, accountID, userID); err != nil {
+			return err
+		}
+		return endSignIns(ctx, q, userID)
 	})
 }

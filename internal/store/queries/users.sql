@@ -15,20 +15,58 @@ SELECT * FROM users ORDER BY created_at, id;
 SELECT COUNT(*) FROM users;
 
 -- name: SetPassword :execrows
-UPDATE users SET password_hash = $2, failed_sign_ins = 0, retry_at = 0
-WHERE id = $1;
+UPDATE users SET password_hash = @hash, failed_sign_ins = 0, retry_at = 0
+WHERE id = @id AND (CAST(@old AS TEXT) = '' OR password_hash = CAST(@old AS TEXT));
 
 -- name: SetUserDisabled :execrows
 UPDATE users SET disabled_at = $2 WHERE id = $1;
 
--- name: CountFailedSignIn :one
-UPDATE users SET failed_sign_ins = failed_sign_ins + 1, retry_at = $2
-WHERE id = $1
-RETURNING failed_sign_ins;
+-- Changes nothing, and holds the row until the transaction has ended.
+-- name: HoldPassword :execrows
+UPDATE users SET password_hash = password_hash
+WHERE id = $1 AND password_hash = $2 AND disabled_at = 0;
 
--- name: ClearFailedSignIns :execrows
-UPDATE users SET failed_sign_ins = 0, retry_at = 0
-WHERE id = $1 AND disabled_at = 0;
+-- name: CountStranger :execrows
+UPDATE users SET failed_sign_ins = @next, retry_at = @next_retry_at
+WHERE id = @id AND failed_sign_ins = @wrong AND retry_at = @retry_at;
+
+-- name: UncountStranger :exec
+UPDATE users SET failed_sign_ins = failed_sign_ins - 1
+WHERE id = $1 AND password_hash = $2 AND failed_sign_ins > 0;
+
+-- name: KnownBrowser :one
+SELECT * FROM known_browsers WHERE user_id = @user_id AND secret_hash = @secret_hash AND expires_at > @now;
+
+-- name: CountKnown :execrows
+UPDATE known_browsers SET wrong = @next, retry_at = @next_retry_at
+WHERE user_id = @user_id AND secret_hash = @secret_hash AND wrong = @wrong AND retry_at = @retry_at;
+
+-- name: UncountKnown :exec
+UPDATE known_browsers SET wrong = wrong - 1
+WHERE user_id = $1 AND secret_hash = $2 AND wrong > 0;
+
+-- name: InsertKnownBrowser :exec
+INSERT INTO known_browsers (secret_hash, user_id, created_at, expires_at, wrong, retry_at)
+VALUES ($1, $2, $3, $4, 0, 0);
+
+-- name: ForgetKnownBrowser :exec
+DELETE FROM known_browsers WHERE user_id = $1 AND secret_hash = $2;
+
+-- name: ForgetKnownBrowsers :exec
+DELETE FROM known_browsers WHERE user_id = $1;
+
+-- name: ForgetAllKnownBrowsers :exec
+DELETE FROM known_browsers;
+
+-- name: ForgetOldKnownBrowsers :exec
+DELETE FROM known_browsers WHERE known_browsers.user_id = @user_id AND known_browsers.secret_hash NOT IN (
+    SELECT k.secret_hash FROM known_browsers k WHERE k.user_id = @user_id ORDER BY k.created_at DESC, k.secret_hash LIMIT @most
+);
+
+-- name: PruneKnownBrowsers :execrows
+DELETE FROM known_browsers WHERE secret_hash IN (
+    SELECT k.secret_hash FROM known_browsers k WHERE k.expires_at <= @now LIMIT @batch
+);
 
 -- name: InsertSignIn :exec
 INSERT INTO sign_ins (id, secret_hash, account_id, user_id, created_at, last_seen_at, expires_at, auth_at, remote_addr, user_agent)
@@ -54,8 +92,8 @@ WHERE id = @id;
 -- name: DeleteSignIn :execrows
 DELETE FROM sign_ins WHERE account_id = $1 AND user_id = $2 AND id = $3;
 
--- name: DeleteSignInsBut :exec
-DELETE FROM sign_ins WHERE user_id = $1 AND id <> $2;
+-- name: DeleteSignIns :exec
+DELETE FROM sign_ins WHERE user_id = $1;
 
 -- name: PruneSignIns :execrows
 DELETE FROM sign_ins WHERE id IN (

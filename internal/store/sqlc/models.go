@@ -130,6 +130,15 @@ type Idempotency struct {
 	Body        []byte
 }
 
+type KnownBrowser struct {
+	SecretHash []byte
+	UserID     string
+	CreatedAt  int64
+	ExpiresAt  int64
+	Wrong      int64
+	RetryAt    int64
+}
+
 type Membership struct {
 	AccountID string
 	UserID    string

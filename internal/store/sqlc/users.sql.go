@@ -9,30 +9,60 @@ import (
 	"context"
 )
 
-const clearFailedSignIns = `-- name: ClearFailedSignIns :execrows
-UPDATE users SET failed_sign_ins = 0, retry_at = 0
-WHERE id = $1 AND disabled_at = 0
+const countKnown = `-- name: CountKnown :execrows
+UPDATE known_browsers SET wrong = $1, retry_at = $2
+WHERE user_id = $3 AND secret_hash = $4 AND wrong = $5 AND retry_at = $6
 `
 
-func (q *Queries) ClearFailedSignIns(ctx context.Context, id string) (int64, error) {
-	result, err := q.db.ExecContext(ctx, clearFailedSignIns, id)
+type CountKnownParams struct {
+	Next        int64
+	NextRetryAt int64
+	UserID      string
+	SecretHash  []byte
+	Wrong       int64
+	RetryAt     int64
+}
+
+func (q *Queries) CountKnown(ctx context.Context, arg CountKnownParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, countKnown,
+		arg.Next,
+		arg.NextRetryAt,
+		arg.UserID,
+		arg.SecretHash,
+		arg.Wrong,
+		arg.RetryAt,
+	)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected()
 }
 
-const countFailedSignIn = `-- name: CountFailedSignIn :one
-UPDATE users SET failed_sign_ins = failed_sign_ins + 1, retry_at = $2
-WHERE id = $1
-RETURNING failed_sign_ins
+const countStranger = `-- name: CountStranger :execrows
+UPDATE users SET failed_sign_ins = $1, retry_at = $2
+WHERE id = $3 AND failed_sign_ins = $4 AND retry_at = $5
 `
 
-func (q *Queries) CountFailedSignIn(ctx context.Context, iD string, retryAt int64) (int64, error) {
-	row := q.db.QueryRowContext(ctx, countFailedSignIn, iD, retryAt)
-	var failed_sign_ins int64
-	err := row.Scan(&failed_sign_ins)
-	return failed_sign_ins, err
+type CountStrangerParams struct {
+	Next        int64
+	NextRetryAt int64
+	ID          string
+	Wrong       int64
+	RetryAt     int64
+}
+
+func (q *Queries) CountStranger(ctx context.Context, arg CountStrangerParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, countStranger,
+		arg.Next,
+		arg.NextRetryAt,
+		arg.ID,
+		arg.Wrong,
+		arg.RetryAt,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const countUsers = `-- name: CountUsers :one
@@ -64,12 +94,86 @@ func (q *Queries) DeleteSignIn(ctx context.Context, arg DeleteSignInParams) (int
 	return result.RowsAffected()
 }
 
-const deleteSignInsBut = `-- name: DeleteSignInsBut :exec
-DELETE FROM sign_ins WHERE user_id = $1 AND id <> $2
+const deleteSignIns = `-- name: DeleteSignIns :exec
+DELETE FROM sign_ins WHERE user_id = $1
 `
 
-func (q *Queries) DeleteSignInsBut(ctx context.Context, userID string, iD string) error {
-	_, err := q.db.ExecContext(ctx, deleteSignInsBut, userID, iD)
+func (q *Queries) DeleteSignIns(ctx context.Context, userID string) error {
+	_, err := q.db.ExecContext(ctx, deleteSignIns, userID)
+	return err
+}
+
+const forgetAllKnownBrowsers = `-- name: ForgetAllKnownBrowsers :exec
+DELETE FROM known_browsers
+`
+
+func (q *Queries) ForgetAllKnownBrowsers(ctx context.Context) error {
+	_, err := q.db.ExecContext(ctx, forgetAllKnownBrowsers)
+	return err
+}
+
+const forgetKnownBrowser = `-- name: ForgetKnownBrowser :exec
+DELETE FROM known_browsers WHERE user_id = $1 AND secret_hash = $2
+`
+
+func (q *Queries) ForgetKnownBrowser(ctx context.Context, userID string, secretHash []byte) error {
+	_, err := q.db.ExecContext(ctx, forgetKnownBrowser, userID, secretHash)
+	return err
+}
+
+const forgetKnownBrowsers = `-- name: ForgetKnownBrowsers :exec
+DELETE FROM known_browsers WHERE user_id = $1
+`
+
+func (q *Queries) ForgetKnownBrowsers(ctx context.Context, userID string) error {
+	_, err := q.db.ExecContext(ctx, forgetKnownBrowsers, userID)
+	return err
+}
+
+const forgetOldKnownBrowsers = `-- name: ForgetOldKnownBrowsers :exec
+DELETE FROM known_browsers WHERE known_browsers.user_id = $1 AND known_browsers.secret_hash NOT IN (
+    SELECT k.secret_hash FROM known_browsers k WHERE k.user_id = $1 ORDER BY k.created_at DESC, k.secret_hash LIMIT $2
+)
+`
+
+func (q *Queries) ForgetOldKnownBrowsers(ctx context.Context, userID string, most int32) error {
+	_, err := q.db.ExecContext(ctx, forgetOldKnownBrowsers, userID, most)
+	return err
+}
+
+const holdPassword = `-- name: HoldPassword :execrows
+UPDATE users SET password_hash = password_hash
+WHERE id = $1 AND password_hash = $2 AND disabled_at = 0
+`
+
+// Changes nothing, and holds the row until the transaction has ended.
+func (q *Queries) HoldPassword(ctx context.Context, iD string, passwordHash string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, holdPassword, iD, passwordHash)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const insertKnownBrowser = `-- name: InsertKnownBrowser :exec
+INSERT INTO known_browsers (secret_hash, user_id, created_at, expires_at, wrong, retry_at)
+VALUES ($1, $2, $3, $4, 0, 0)
+`
+
+type InsertKnownBrowserParams struct {
+	SecretHash []byte
+	UserID     string
+	CreatedAt  int64
+	ExpiresAt  int64
+}
+
+func (q *Queries) InsertKnownBrowser(ctx context.Context, arg InsertKnownBrowserParams) error {
+	_, err := q.db.ExecContext(ctx, insertKnownBrowser,
+		arg.SecretHash,
+		arg.UserID,
+		arg.CreatedAt,
+		arg.ExpiresAt,
+	)
 	return err
 }
 
@@ -137,6 +241,44 @@ func (q *Queries) InsertUser(ctx context.Context, arg InsertUserParams) error {
 	return err
 }
 
+const knownBrowser = `-- name: KnownBrowser :one
+SELECT secret_hash, user_id, created_at, expires_at, wrong, retry_at FROM known_browsers WHERE user_id = $1 AND secret_hash = $2 AND expires_at > $3
+`
+
+type KnownBrowserParams struct {
+	UserID     string
+	SecretHash []byte
+	Now        int64
+}
+
+func (q *Queries) KnownBrowser(ctx context.Context, arg KnownBrowserParams) (KnownBrowser, error) {
+	row := q.db.QueryRowContext(ctx, knownBrowser, arg.UserID, arg.SecretHash, arg.Now)
+	var i KnownBrowser
+	err := row.Scan(
+		&i.SecretHash,
+		&i.UserID,
+		&i.CreatedAt,
+		&i.ExpiresAt,
+		&i.Wrong,
+		&i.RetryAt,
+	)
+	return i, err
+}
+
+const pruneKnownBrowsers = `-- name: PruneKnownBrowsers :execrows
+DELETE FROM known_browsers WHERE secret_hash IN (
+    SELECT k.secret_hash FROM known_browsers k WHERE k.expires_at <= $1 LIMIT $2
+)
+`
+
+func (q *Queries) PruneKnownBrowsers(ctx context.Context, now int64, batch int32) (int64, error) {
+	result, err := q.db.ExecContext(ctx, pruneKnownBrowsers, now, batch)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 const pruneSignIns = `-- name: PruneSignIns :execrows
 DELETE FROM sign_ins WHERE id IN (
     SELECT s.id FROM sign_ins s WHERE s.expires_at <= $1 OR s.last_seen_at <= $2 LIMIT $3
@@ -158,12 +300,18 @@ func (q *Queries) PruneSignIns(ctx context.Context, arg PruneSignInsParams) (int
 }
 
 const setPassword = `-- name: SetPassword :execrows
-UPDATE users SET password_hash = $2, failed_sign_ins = 0, retry_at = 0
-WHERE id = $1
+UPDATE users SET password_hash = $1, failed_sign_ins = 0, retry_at = 0
+WHERE id = $2 AND (CAST($3 AS TEXT) = '' OR password_hash = CAST($3 AS TEXT))
 `
 
-func (q *Queries) SetPassword(ctx context.Context, iD string, passwordHash string) (int64, error) {
-	result, err := q.db.ExecContext(ctx, setPassword, iD, passwordHash)
+type SetPasswordParams struct {
+	Hash string
+	ID   string
+	Old  string
+}
+
+func (q *Queries) SetPassword(ctx context.Context, arg SetPasswordParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, setPassword, arg.Hash, arg.ID, arg.Old)
 	if err != nil {
 		return 0, err
 	}
@@ -284,6 +432,26 @@ func (q *Queries) TouchSignIn(ctx context.Context, arg TouchSignInParams) (int64
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const uncountKnown = `-- name: UncountKnown :exec
+UPDATE known_browsers SET wrong = wrong - 1
+WHERE user_id = $1 AND secret_hash = $2 AND wrong > 0
+`
+
+func (q *Queries) UncountKnown(ctx context.Context, userID string, secretHash []byte) error {
+	_, err := q.db.ExecContext(ctx, uncountKnown, userID, secretHash)
+	return err
+}
+
+const uncountStranger = `-- name: UncountStranger :exec
+UPDATE users SET failed_sign_ins = failed_sign_ins - 1
+WHERE id = $1 AND password_hash = $2 AND failed_sign_ins > 0
+`
+
+func (q *Queries) UncountStranger(ctx context.Context, iD string, passwordHash string) error {
+	_, err := q.db.ExecContext(ctx, uncountStranger, iD, passwordHash)
+	return err
 }
 
 const user = `-- name: User :one

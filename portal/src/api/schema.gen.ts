@@ -394,7 +394,7 @@ export interface paths {
         get?: never;
         /**
          * Change the password
-         * @description Ends all other sign-ins. Sets a new cookie. For a sign-in.
+         * @description Ends all other sign-ins, and no other browser is known any more. Sets new cookies. For a sign-in.
          */
         put: operations["set-password"];
         post?: never;
@@ -418,7 +418,11 @@ export interface paths {
         get: operations["list-sign-ins"];
         put?: never;
         post?: never;
-        delete?: never;
+        /**
+         * Sign out everywhere
+         * @description Ends all of the caller's sign-ins, this one too, and no browser is known any more. Tokens stay: they are revoked one by one. For a sign-in.
+         */
+        delete: operations["sign-out-everywhere"];
         options?: never;
         head?: never;
         patch?: never;
@@ -599,7 +603,7 @@ export interface paths {
         put?: never;
         /**
          * Sign in
-         * @description Sets the cookie `__Host-socketxp`. Needs no credential.
+         * @description Sets the cookie `__Host-socketxp`, and `__Host-socketxp-known`: sent with a later sign-in, that one is not held up by what strangers guess. It is good for nothing else. Needs no credential.
          */
         post: operations["sign-in"];
         delete?: never;
@@ -2010,7 +2014,7 @@ export interface operations {
         parameters: {
             query?: {
                 device_id?: string;
-                type?: "device.registered" | "device.online" | "device.offline" | "device.changed" | "device.deleted" | "device.key_changed" | "device.key_retired" | "device.quarantined" | "token.created" | "token.revoked" | "session.started" | "session.ended";
+                type?: "device.registered" | "device.online" | "device.offline" | "device.changed" | "device.deleted" | "device.key_changed" | "device.key_retired" | "device.quarantined" | "device.single_use_key" | "token.created" | "token.revoked" | "session.started" | "session.ended";
                 cursor?: string;
                 limit?: number;
             };
@@ -2319,6 +2323,37 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["PageSignIn"];
                 };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "sign-out-everywhere": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description random text: the same write sent again with it is not done again */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    "Set-Cookie"?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description Error */
             default: {
