@@ -63,7 +63,7 @@ generate-check: generate ## fail if a generated file is not fresh
 	@git diff --exit-code -- internal docs cmd || (echo "generated files are stale: commit what make generate made" >&2; exit 1)
 
 man: ## make the manual in docs/man again from the commands
-	go test -run '^TestManPages$$' ./cmd/socketxp -update
+	go test -run '^TestManPages$$' ./cmd/socketxp ./cmd/socketxp-gateway -update
 
 e2e: ## scripts a user could have typed, against real programs
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./e2e/...

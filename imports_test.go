@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"internal/store":        {".", "internal/store/sqlc"},
 	"internal/store/sqlc":   {}, // generated from the SQL
 	"internal/store/pgtest": {}, // starts a throwaway PostgreSQL, for tests
+	"internal/manual":       {}, // makes and checks the manuals of both programs, for tests
 	"internal/cluster":      {"."},
 	"internal/terminal":     {"."},
 	"internal/agent":        {".", "internal/control", "internal/link", "internal/websocket", "internal/api"},
@@ -37,7 +38,7 @@ var mayImport = map[string][]string{
 }
 
 // testOnly are packages that no program may import, this table or not.
-var testOnly = []string{"internal/store/pgtest"}
+var testOnly = []string{"internal/store/pgtest", "internal/manual"}
 
 // packages returns the non-test files of every package in the tree, by folder.
 // They are parsed here and not listed by the go command: the cache of test

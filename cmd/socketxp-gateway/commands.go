@@ -10,6 +10,15 @@ import (
 
 // execute parses the command line and does what it says.
 func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	return root.ExecuteContext(ctx)
+}
+
+func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "socketxp-gateway",
 		Short: "The gateway that devices dial out to and people reach them through",
@@ -32,10 +41,6 @@ it, and it can't read what flows between them. It needs no configuration to star
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
@@ -46,7 +51,7 @@ it, and it can't read what flows between them. It needs no configuration to star
 			_, _ = fmt.Fprintln(cmd.OutOrStdout(), "socketxp-gateway", programVersion())
 		},
 	})
-	return root.ExecuteContext(ctx)
+	return root
 }
 
 // usageArgs makes a wrong number of arguments, or an unknown command, a mistake

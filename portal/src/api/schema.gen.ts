@@ -256,6 +256,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/devices/{id}/terminals": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Open a terminal on a device
+         * @description The gateway is the visitor: it sees what the person sees. The terminal is a session like any other, and is cut as fast. Its program runs before the WebSocket is there; what it puts out is kept. For a sign-in with the right `tokens:write`.
+         */
+        post: operations["open-terminal"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/events": {
         parameters: {
             query?: never;
@@ -626,6 +646,86 @@ export interface paths {
          * @description For a sign-in.
          */
         post: operations["sign-out"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/terminals": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the terminals of this sign-in
+         * @description Those that live. A terminal lives for a minute without a WebSocket. For a sign-in with the right `tokens:write`.
+         */
+        get: operations["list-terminals"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/terminals/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Close a terminal
+         * @description For a sign-in with the right `tokens:write`.
+         */
+        delete: operations["close-terminal"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/terminals/{id}/attach": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Look at a terminal
+         * @description A WebSocket of the subprotocol `socketxp-terminal.1`, with `ticket.` and the ticket as another one, from the portal's own origin. Binary messages are what is typed and put out, text messages are JSON. Whoever else looked at the terminal does no longer. For a sign-in with the right `tokens:write`.
+         */
+        get: operations["attach-terminal"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/terminals/{id}/ticket": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Get a ticket for a terminal's WebSocket
+         * @description For one use within 30 s, by this sign-in. For a sign-in with the right `tokens:write`.
+         */
+        post: operations["make-terminal-ticket"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1103,6 +1203,20 @@ export interface components {
         } & {
             [key: string]: unknown;
         };
+        OpenTerminal: {
+            /** @description somebody looks at it */
+            attached: boolean;
+            device_id: string;
+            device_name: string;
+            id: string;
+            /** Format: int64 */
+            port: number;
+            /** Format: date-time */
+            started_at: string;
+            user: string;
+        } & {
+            [key: string]: unknown;
+        };
         PageAuditRecord: {
             items: components["schemas"]["AuditRecord"][];
             /** @description gets the next page as cursor; missing on the last one */
@@ -1126,6 +1240,13 @@ export interface components {
         };
         PageGroup: {
             items: components["schemas"]["Group"][];
+            /** @description gets the next page as cursor; missing on the last one */
+            next_cursor?: string;
+        } & {
+            [key: string]: unknown;
+        };
+        PageOpenTerminal: {
+            items: components["schemas"]["OpenTerminal"][];
             /** @description gets the next page as cursor; missing on the last one */
             next_cursor?: string;
         } & {
@@ -1398,6 +1519,79 @@ export interface components {
         SignInRequest: {
             email: string;
             password: string;
+        } & {
+            [key: string]: unknown;
+        };
+        Terminal: {
+            device_id: string;
+            device_name: string;
+            host_key: components["schemas"]["TerminalHostKey"];
+            /** @description of its session, too */
+            id: string;
+            /** Format: int64 */
+            port: number;
+            /** @description for the WebSocket, once */
+            ticket: string;
+            /** Format: date-time */
+            ticket_expires_at: string;
+            user: string;
+        } & {
+            [key: string]: unknown;
+        };
+        TerminalHostKey: {
+            /** @example SHA256:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg */
+            fingerprint: string;
+            /** @description of the key that is trusted in its place */
+            known_fingerprint?: string;
+            /**
+             * @description unless it is known, the terminal waits for the message trust and sends nothing secret before
+             * @enum {string}
+             */
+            state: "known" | "new" | "changed";
+            /** @example ssh-ed25519 */
+            type: string;
+        } & {
+            [key: string]: unknown;
+        };
+        TerminalRequest: {
+            /**
+             * Format: int64
+             * @default 80
+             */
+            columns: number;
+            /**
+             * Format: int64
+             * @description a port that the device publishes and that speaks SSH
+             */
+            port: number;
+            /**
+             * Format: int64
+             * @default 24
+             */
+            rows: number;
+            /** @description how to sign in; without it, grant where the port is the agent's built-in SSH server */
+            sign_in?: components["schemas"]["TerminalSignIn"];
+            /**
+             * @description as whom; without it, who runs the agent
+             * @example pi
+             */
+            user?: string;
+        } & {
+            [key: string]: unknown;
+        };
+        TerminalSignIn: {
+            /**
+             * @description grant: the built-in SSH server asks for nothing
+             * @enum {string}
+             */
+            method: "grant";
+        } & {
+            [key: string]: unknown;
+        };
+        TerminalTicket: {
+            /** Format: date-time */
+            expires_at: string;
+            ticket: string;
         } & {
             [key: string]: unknown;
         };
@@ -1997,6 +2191,44 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Device"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "open-terminal": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description random text: the same write sent again with it is not done again */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TerminalRequest"];
+            };
+        };
+        responses: {
+            /** @description Created */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Terminal"];
                 };
             };
             /** @description Error */
@@ -2724,6 +2956,132 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "list-terminals": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PageOpenTerminal"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "close-terminal": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description random text: the same write sent again with it is not done again */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "attach-terminal": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "make-terminal-ticket": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description random text: the same write sent again with it is not done again */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TerminalTicket"];
+                };
             };
             /** @description Error */
             default: {
