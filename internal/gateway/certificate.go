@@ -235,7 +235,7 @@ func makeCertificate(certPath, keyPath, host string) error {
 		if err != nil {
 			return err
 		}
-		if err := writeFile(keyPath, text, 0o600); err != nil {
+		if err := writeFile(keyPath, text); err != nil {
 			return err
 		}
 	case err != nil:
@@ -272,5 +272,5 @@ func makeCertificate(certPath, keyPath, host string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(certPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return writeFile(certPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }

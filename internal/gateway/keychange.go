@@ -140,7 +140,7 @@ func (c KeyChange) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, changeFile), append(text, '\n'), 0o600)
+	return writeFile(filepath.Join(dir, changeFile), append(text, '\n'))
 }
 
 // changing runs do while nobody else, in this process or another, works on the

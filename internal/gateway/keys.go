@@ -5,7 +5,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -97,8 +96,8 @@ func encodePrivateKey(key any) ([]byte, error) {
 }
 
 // writeFile writes a file whole or not at all, and has it on the disk when it
-// returns.
-func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
+// returns. Only the folder's owner can read it, as CreateTemp makes it.
+func writeFile(path string, data []byte) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".new-")
 	if err != nil {
@@ -110,7 +109,7 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if err := errors.Join(f.Chmod(mode), giveAway(f, dir)); err != nil {
+	if err := giveAway(f, dir); err != nil {
 		return err
 	}
 	if _, err := f.Write(data); err != nil {

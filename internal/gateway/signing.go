@@ -235,7 +235,7 @@ func replaceSigningKey(ctx context.Context, dir string, store socketxp.SigningKe
 		return nil, err
 	}
 	next := filepath.Join(dir, nextSigningKeyFile)
-	if err := writeFile(next, text, 0o600); err != nil {
+	if err := writeFile(next, text); err != nil {
 		return nil, err
 	}
 	r.Add = publicSide(key)
