@@ -30,13 +30,16 @@ export async function until<T>(what: string, f: () => T | Promise<T>, patience =
 	}
 }
 
-interface Program {
+export interface Program {
 	output: () => string;
 	child: ChildProcess;
+	/** Its exit code, when it has ended. */
+	ended: Promise<number | null>;
 	stop: (signal?: NodeJS.Signals) => Promise<void>;
 }
 
-function run(name: string, args: string[], env: Record<string, string> = {}): Program {
+/** Starts a program of this project; it is ended with the tests. */
+export function run(name: string, args: string[], env: Record<string, string> = {}): Program {
 	const child = spawn(join(programs, name), args, { env: { PATH: process.env.PATH ?? "", HOME: tmpdir(), ...env } });
 	let output = "";
 	child.stdout.on("data", (d) => {
@@ -45,21 +48,25 @@ function run(name: string, args: string[], env: Record<string, string> = {}): Pr
 	child.stderr.on("data", (d) => {
 		output += d;
 	});
-	const ended = new Promise<void>((done) => child.on("exit", () => done()));
+	const ended = new Promise<number | null>((done) => child.on("close", done));
 	const stop = async (signal: NodeJS.Signals = "SIGINT") => {
 		if (child.exitCode === null && child.signalCode === null) child.kill(signal);
 		await ended;
 	};
 	running.push(() => stop());
-	return { output: () => output, child, stop };
+	return { output: () => output, child, ended, stop };
 }
 
 /** Runs a program to its end; its output, or an error with it. */
-async function finish(name: string, args: string[], input = "", env: Record<string, string> = {}): Promise<string> {
+export async function finish(
+	name: string,
+	args: string[],
+	input = "",
+	env: Record<string, string> = {},
+): Promise<string> {
 	const p = run(name, args, env);
 	p.child.stdin?.end(input);
-	const code = await new Promise((done) => p.child.on("exit", done));
-	if (code !== 0) throw new Error(`${name} ${args[0]}: ${p.output()}`);
+	if ((await p.ended) !== 0) throw new Error(`${name} ${args[0]}: ${p.output()}`);
 	return p.output();
 }
 
@@ -125,6 +132,11 @@ export class Gateway {
 			if (this.process.child.exitCode !== null) throw new Error(this.process.output());
 			return (await this.ask("GET", "/readyz").catch(() => undefined))?.status === 200;
 		});
+	}
+
+	/** The pin of its key, as it printed it. */
+	get pin(): string {
+		return /^Key {2}(\S+)$/m.exec(this.process.output())?.[1] ?? "";
 	}
 
 	get setUpLink(): string {
@@ -352,6 +364,33 @@ export async function expectAccessible(page: Page, name: string) {
 	await cdp.detach();
 	if (r.exceptionDetails) throw new Error(r.exceptionDetails.exception?.description ?? r.exceptionDetails.text);
 	expect(JSON.parse(String(r.result.value)), `axe on ${name}`).toEqual([]);
+}
+
+/** What stands on a page now, in light and dark, wide and narrow: axe, no scrolling sideways, and a picture of each. */
+export async function everyLookOfThis(page: Page, name: string) {
+	for (const [scheme, width] of [
+		["light", 1440],
+		["light", 360],
+		["dark", 360],
+		["dark", 1440],
+	] as const) {
+		await page.setViewportSize({ width, height: width === 360 ? 740 : 900 });
+		await page.emulateMedia({ colorScheme: scheme, reducedMotion: "reduce" });
+		await page.evaluate(async (scheme) => {
+			const frame = () => new Promise(requestAnimationFrame);
+			while (document.documentElement.getAttribute("data-mantine-color-scheme") !== scheme) await frame();
+			// Colours change by transitions, which are short but not nothing.
+			await frame();
+			await Promise.all(document.getAnimations().map((a) => a.finished.catch(() => {})));
+			await frame();
+		}, scheme);
+		const sideways = await page.evaluate(
+			() => document.documentElement.scrollWidth - document.documentElement.clientWidth,
+		);
+		expect(sideways, `${name} scrolls sideways at ${width}`).toBeLessThanOrEqual(0);
+		await shot(page, `${name}-${scheme}-${width}`);
+		await expectAccessible(page, `${name}, ${scheme}, ${width} wide`);
+	}
 }
 
 /** A page in light and dark, wide and narrow: axe, no scrolling sideways, and a picture of each. */

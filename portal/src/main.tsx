@@ -1,3 +1,4 @@
+import "./fragment";
 import "./trusted";
 import "@mantine/core/styles.css";
 import "@mantine/notifications/styles.css";

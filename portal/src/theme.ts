@@ -47,7 +47,7 @@ export const colorSchemeManager = localStorageColorSchemeManager({ key: "socketx
 export const theme = createTheme({
 	colors: { brand, gray, dark },
 	primaryColor: "brand",
-	primaryShade: { light: 7, dark: 5 },
+	primaryShade: { light: 7, dark: 6 },
 	autoContrast: true,
 	luminanceThreshold: 0.36,
 	fontFamily: '"Inter Variable", system-ui, -apple-system, "Segoe UI", Roboto, sans-serif',

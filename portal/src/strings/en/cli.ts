@@ -1,0 +1,31 @@
+export const cli = {
+	title: "Confirm a sign-in",
+	lead: "A command line asks to act for you. It shows a code of eight letters.",
+	loading: "Looking who is signed in",
+	you: (name: string, account: string) => `You are ${name} of the account ${account}.`,
+	notYou: "Not you?",
+	signIn: "First, sign in",
+	ended: "Your sign-in has ended. Sign in again.",
+	code: "Code",
+	codeHelp: "As it stands on the screen of the machine that you are signing in on.",
+	codeExample: "XXXX-XXXX",
+	submit: "Continue",
+	ask: {
+		title: "Is this you?",
+		code: "Code",
+		machine: "Machine",
+		address: "Address",
+		asked: "Asked",
+		until: "Until",
+		meaning:
+			"If you approve, that machine can do all that you can do here until then: list, change and delete devices, make tokens, and reach what devices publish. You can revoke it at any time: it is a token named “CLI on …”.",
+		warning: "Approve only what you have begun yourself, just now,",
+		warningRest:
+			" on a machine that shows this very code. If somebody sent you this link or code, or asks you for it on the phone, they want into your account: deny it.",
+		approve: "Approve",
+		deny: "Deny",
+	},
+	approved: (machine: string) => `${machine} is signed in. You can close this page.`,
+	denied: (machine: string) => `Denied. ${machine} gets no access.`,
+	again: "Enter another code",
+} as const;

@@ -1,0 +1,26 @@
+export const setUp = {
+	title: "Set up this gateway",
+	lead: "You are its first owner. This link works once.",
+	account: "Account",
+	accountHelp: "What the devices belong to: “home”, a company.",
+	email: "Email address",
+	emailHelp: "You sign in with it. Nothing is sent to it.",
+	password: "Password",
+	submit: "Make the account",
+	noAccount: "The account needs a name.",
+	noEmail: "Enter an email address, such as you@example.com.",
+	done: "The gateway is yours. You are signed in.",
+	loading: "Looking whether this gateway is set up",
+	already: {
+		title: "This gateway is set up already",
+		text: "The link has been used, or an owner was made on the console. Sign in, or ask the owner for an account.",
+		signIn: "Sign in",
+	},
+	noSecret: {
+		title: "The link is not whole",
+		text: "Open the whole link that the gateway printed on its console when it started, with what follows the #. It changes at each start, so take the last one.",
+		or: "Or make the first owner on the gateway's console, without a browser:",
+		command: "socketxp-gateway admin create-user --email you@example.com --account home",
+		what: "the command",
+	},
+} as const;
