@@ -70,6 +70,7 @@ type Store interface {
 	TokenStore
 	SigningKeyStore
 	DeviceStore
+	HostKeyStore
 	SessionStore
 	AuditStore
 	EventStore

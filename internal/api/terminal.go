@@ -8,13 +8,16 @@ type TerminalRequest struct {
 	User    string          `json:"user,omitempty" maxLength:"64" doc:"as whom; without it, who runs the agent" example:"pi"`
 	Columns int             `json:"columns,omitempty" minimum:"0" maximum:"4096" default:"80"`
 	Rows    int             `json:"rows,omitempty" minimum:"0" maximum:"4096" default:"24"`
-	SignIn  *TerminalSignIn `json:"sign_in,omitempty" doc:"how to sign in; without it, grant where the port is the agent's built-in SSH server"`
+	SignIn  *TerminalSignIn `json:"sign_in,omitempty" doc:"how to sign in; without it, grant where the port is the agent's built-in SSH server, else single-use-key"`
 }
 
 // TerminalSignIn is how to sign in to the device's SSH server. What is secret of it
 // is kept in memory until the server has said yes or no, and nowhere else.
 type TerminalSignIn struct {
-	Method string `json:"method" enum:"grant" doc:"grant: the built-in SSH server asks for nothing"`
+	Method     string `json:"method" enum:"grant,password,key,single-use-key" doc:"grant: the built-in SSH server asks for nothing; single-use-key: the agent lets a key of the gateway's in, once, where the device allows it"`
+	Password   string `json:"password,omitempty" maxLength:"1024" doc:"of the user, for password"`
+	Key        string `json:"key,omitempty" maxLength:"16384" doc:"private key in PEM, for key"`
+	Passphrase string `json:"passphrase,omitempty" maxLength:"1024" doc:"of the key, if it has one"`
 }
 
 // Terminal is a terminal that was opened.

@@ -147,7 +147,8 @@ func (g *Gateway) openTerminal(ctx context.Context, who caller, in *openTerminal
 	}
 	key, err := t.term.HostKey(ctx)
 	if err != nil {
-		t.term.End(terminal.Ending{Reason: terminal.ReasonUnreachable, Message: "the device did not answer in time"})
+		// Cut, as nobody will come to look.
+		t.term.Cut(terminal.Ending{Reason: terminal.ReasonUnreachable, Message: "the device did not answer in time"})
 		if ctx.Err() != nil {
 			err = unavailable(err)
 		}
@@ -180,7 +181,7 @@ func (g *Gateway) newTerminal(ctx context.Context, who caller, in *openTerminalI
 		return nil, err
 	}
 	t := &webTerminal{g: g, key: key, user: in.Body.User, answers: make(map[uint32]chan control.Message)}
-	options, err := t.optionsFor(device, tunnel, in.Body)
+	options, err := t.optionsFor(ctx, who, device, tunnel, in.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -225,10 +226,13 @@ func (t *webTerminal) run(ctx context.Context) {
 }
 
 // optionsFor says how to sign in to what the device publishes at the port.
-func (t *webTerminal) optionsFor(device socketxp.Device, tunnel socketxp.Tunnel, r api.TerminalRequest) (terminal.Options, error) {
+func (t *webTerminal) optionsFor(ctx context.Context, who caller, device socketxp.Device, tunnel socketxp.Tunnel, r api.TerminalRequest) (terminal.Options, error) {
 	g := t.g
 	o := terminal.Options{
-		Dial: t.dial, User: r.User, Size: terminal.Size{Columns: r.Columns, Rows: r.Rows}, SignIn: terminal.Grant(), Sure: true,
+		Dial: t.dial, User: r.User, Size: terminal.Size{Columns: r.Columns, Rows: r.Rows}, Sure: tunnel.SSH,
+		Trust: func(ctx context.Context, key terminal.HostKey) error {
+			return g.trustHostKey(ctx, who, device, r.Port, key)
+		},
 		Why: func() *socketxp.Error {
 			if why := t.visit.cutBy(); why != nil {
 				return why
@@ -244,16 +248,98 @@ func (t *webTerminal) optionsFor(device socketxp.Device, tunnel socketxp.Tunnel,
 		Fault:  func(v any) { g.panicked("terminal", v) },
 		Limits: g.limits.terminal,
 	}
+	if tunnel.Destination.Scheme != "tcp" {
+		return o, socketxp.Errorf(socketxp.CodeInvalid, "port %d is published as %s, which is no SSH", r.Port, tunnel.Destination.Scheme)
+	}
+	var err error
+	if o.Known, err = g.knownHostKey(ctx, device, tunnel, r.Port); err != nil {
+		return o, err
+	}
+	o.SignIn, err = g.terminalSignIn(who, device, tunnel, r)
+	return o, err
+}
+
+// knownHostKey returns the key that the SSH server is known by; nil if none was
+// trusted yet. The built-in server's is the device's own word.
+func (g *Gateway) knownHostKey(ctx context.Context, device socketxp.Device, tunnel socketxp.Tunnel, port int) (*terminal.HostKey, error) {
+	line := device.SSHHostKey
 	if !tunnel.SSH {
-		return o, socketxp.Errorf(socketxp.CodeInvalid, "port %d is not the agent's built-in SSH server", r.Port).
-			WithHint("on the device: socketxp connect tcp://localhost:22 --enable-ssh")
+		asked, cancel := g.asked(ctx)
+		defer cancel()
+		trusted, err := g.store.HostKey(asked, device.AccountID, device.ID, port)
+		switch {
+		case errors.Is(err, socketxp.ErrNotFound):
+			return nil, nil
+		case err != nil:
+			g.storeFailed("a host key could not be looked up", err)
+			return nil, unavailable(err)
+		}
+		line = trusted.Key
 	}
-	key, err := terminal.ParseHostKey(device.SSHHostKey)
+	key, err := terminal.ParseHostKey(line)
 	if err != nil {
-		return o, socketxp.Errorf(socketxp.CodeUnavailable, "the device has not told the host key of its SSH server").WithHint("restart its agent")
+		return nil, socketxp.Errorf(socketxp.CodeUnavailable, "the device has not told the host key of its SSH server").WithHint("restart its agent")
 	}
-	o.Known = &key
-	return o, nil
+	return &key, nil
+}
+
+// trustHostKey remembers a host key as one that a person has trusted.
+func (g *Gateway) trustHostKey(ctx context.Context, who caller, device socketxp.Device, port int, key terminal.HostKey) error {
+	asked, cancel := g.asked(ctx)
+	defer cancel()
+	entry := g.entry(who, "device.trust-host-key", "device", device.ID, device.Name)
+	entry.Detail = fmt.Sprintf("port %d: %s %s", port, key.Type, key.Fingerprint)
+	if key.KnownFingerprint != "" {
+		entry.Detail += ", before " + key.KnownFingerprint
+	}
+	err := g.store.TrustHostKey(asked, socketxp.HostKey{
+		AccountID: device.AccountID, DeviceID: device.ID, Port: port, Key: key.Key, TrustedAt: entry.At, TrustedBy: who.userID,
+	}, entry)
+	switch {
+	case errors.Is(err, socketxp.ErrNotFound):
+		return missing("device")
+	case err != nil:
+		g.storeFailed("a host key was not stored", err)
+		return unavailable(err)
+	}
+	return nil
+}
+
+// terminalSignIn returns how a person signs in to the SSH server.
+func (g *Gateway) terminalSignIn(who caller, device socketxp.Device, tunnel socketxp.Tunnel, r api.TerminalRequest) (*terminal.SignIn, error) {
+	in := api.TerminalSignIn{Method: "single-use-key"}
+	if tunnel.SSH {
+		in.Method = "grant"
+	}
+	if r.SignIn != nil {
+		in = *r.SignIn
+	}
+	if (in.Method == "password") != (in.Password != "") || (in.Method == "key") != (in.Key != "") || in.Passphrase != "" && in.Key == "" {
+		return nil, socketxp.Errorf(socketxp.CodeInvalid, "the sign-in by %s does not go with what it has", in.Method).
+			WithHint("password goes with password, and key with key and passphrase")
+	}
+	if tunnel.SSH != (in.Method == "grant") {
+		return nil, socketxp.Errorf(socketxp.CodeInvalid, "port %d can't be signed in to by %s", r.Port, in.Method).
+			WithHint("grant is for the agent's built-in SSH server, and it asks for nothing else")
+	}
+	if r.User == "" && (in.Method == "password" || in.Method == "key") {
+		return nil, socketxp.Errorf(socketxp.CodeInvalid, "a user is needed").WithHint("name one, such as pi")
+	}
+	switch in.Method {
+	case "password":
+		return terminal.Password([]byte(in.Password))
+	case "key":
+		return terminal.Key([]byte(in.Key), []byte(in.Passphrase))
+	case "single-use-key":
+		public, private, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		return terminal.SingleUse(private, func(ctx context.Context) (string, func(), error) {
+			return g.placeKey(ctx, who, device, tunnel.Destination.String(), r.User, public)
+		})
+	}
+	return terminal.Grant(), nil
 }
 
 // dial makes a link to the device, as an agent in slave mode does: the gateway's

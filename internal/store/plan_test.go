@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -203,12 +204,19 @@ func TestQueryPlans(t *testing.T) {
 			_, err := s.Audit(ctx, acme.id, socketxp.AuditQuery{Newest: true, Limit: 50})
 			return err
 		},
-		"Tunnels":             func() error { _, err := s.Tunnels(ctx, acme.id, "", "a", "b", 50); return err },
-		"Groups":              func() error { _, err := s.Groups(ctx, acme.id); return err },
-		"Device":              func() error { _, err := s.Device(ctx, acme.id, acme.device.ID); return err },
-		"DeviceByName":        func() error { _, err := s.DeviceByName(ctx, acme.id, acme.device.Name); return err },
-		"DeviceByKey":         func() error { _, _, err := s.DeviceByKey(ctx, acme.device.PublicKey); return err },
-		"KeyVouchers":         func() error { _, err := s.KeyVouchers(ctx, acme.id, acme.device.ID); return err },
+		"Tunnels":      func() error { _, err := s.Tunnels(ctx, acme.id, "", "a", "b", 50); return err },
+		"Groups":       func() error { _, err := s.Groups(ctx, acme.id); return err },
+		"Device":       func() error { _, err := s.Device(ctx, acme.id, acme.device.ID); return err },
+		"DeviceByName": func() error { _, err := s.DeviceByName(ctx, acme.id, acme.device.Name); return err },
+		"DeviceByKey":  func() error { _, _, err := s.DeviceByKey(ctx, acme.device.PublicKey); return err },
+		"KeyVouchers":  func() error { _, err := s.KeyVouchers(ctx, acme.id, acme.device.ID); return err },
+		"HostKey": func() error {
+			_, err := s.HostKey(ctx, acme.id, acme.device.ID, 22)
+			if errors.Is(err, socketxp.ErrNotFound) {
+				err = nil
+			}
+			return err
+		},
 		"Token":               func() error { _, err := s.Token(ctx, acme.id, acme.token.ID); return err },
 		"Membership":          func() error { _, err := s.Membership(ctx, acme.id, acme.owner.ID); return err },
 		"SignInBySecret":      func() error { _, err := s.SignInBySecret(ctx, acme.signIn.SecretHash, t0); return err },
@@ -225,7 +233,7 @@ func TestQueryPlans(t *testing.T) {
 			t.Errorf("%s: %v", n, err)
 		}
 	}
-	if seen < 21 {
+	if seen < 22 {
 		t.Errorf("only %d queries were looked at", seen)
 	}
 }

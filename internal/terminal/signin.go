@@ -2,6 +2,8 @@ package terminal
 
 import (
 	"bytes"
+	"context"
+	"crypto/ed25519"
 	"crypto/rsa"
 	"encoding/pem"
 	"errors"
@@ -18,10 +20,13 @@ type SignIn struct {
 	password []byte
 	signer   ssh.Signer
 	// place is called when the host key is trusted, and remove after the sign-in.
-	place  func() (remove func(), err error)
+	place  Place
 	remove func()
-	failed error // why the key could not be placed
 }
+
+// Place puts a key on the device for one sign-in, as one of its users. What it returns
+// takes the key away.
+type Place func(ctx context.Context) (user string, remove func(), err error)
 
 // Grant asks for nothing: the built-in server lets in whoever has come so far.
 func Grant() *SignIn { return &SignIn{} }
@@ -90,10 +95,13 @@ func Key(text, passphrase []byte) (*SignIn, error) {
 	return &SignIn{signer: signer}, nil
 }
 
-// SingleUse signs in by a key that is on the device while it does: place puts it
-// there, and what it returns takes it away.
-func SingleUse(signer ssh.Signer, place func() (remove func(), err error)) *SignIn {
-	return &SignIn{signer: signer, place: place}
+// SingleUse signs in by a key that is on the device while it does.
+func SingleUse(key ed25519.PrivateKey, place Place) (*SignIn, error) {
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return &SignIn{signer: signer, place: place}, nil
 }
 
 // opensshMagic begins the content of keys in OpenSSH's own format.
@@ -132,15 +140,6 @@ func kdfRounds(block *pem.Block) (uint32, error) {
 // methods returns how to sign in, most telling first.
 func (s *SignIn) methods() []ssh.AuthMethod {
 	switch {
-	case s.place != nil:
-		return []ssh.AuthMethod{ssh.PublicKeysCallback(func() ([]ssh.Signer, error) {
-			if s.remove == nil {
-				if s.remove, s.failed = s.place(); s.failed != nil {
-					return nil, s.failed
-				}
-			}
-			return []ssh.Signer{s.signer}, nil
-		})}
 	case s.signer != nil:
 		return []ssh.AuthMethod{ssh.PublicKeys(s.signer)}
 	case s.password != nil:
@@ -161,12 +160,17 @@ func (s *SignIn) methods() []ssh.AuthMethod {
 	return nil
 }
 
-// wipe drops the secrets, and has a key that was placed taken away.
-func (s *SignIn) wipe() {
-	clear(s.password)
-	remove := s.remove
-	s.password, s.signer, s.place, s.remove = nil, nil, nil, nil
-	if remove != nil {
-		remove()
+// unplace has a key that was placed taken away.
+func (s *SignIn) unplace() {
+	if s.remove != nil {
+		s.remove()
+		s.remove = nil
 	}
+}
+
+// wipe drops the secrets.
+func (s *SignIn) wipe() {
+	s.unplace()
+	clear(s.password)
+	s.password, s.signer, s.place = nil, nil, nil
 }

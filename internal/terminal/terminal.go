@@ -229,6 +229,7 @@ func (t *Terminal) end(e Ending, cut bool) {
 	t.wakeScreen()
 	wake(t.room)
 	wake(t.typed)
+	wake(t.seated)
 }
 
 // detached ends a terminal that nobody looks at.
@@ -319,6 +320,7 @@ func (t *Terminal) serve(ctx context.Context) Ending {
 
 	client, err := t.connect(ctx)
 	if errors.Is(err, errUntrusted) {
+		t.options.SignIn.unplace()
 		if ending := t.awaitTrust(ctx); ending != nil {
 			return *ending
 		}
@@ -348,6 +350,15 @@ func (e *unreachableError) Unwrap() error { return e.error }
 func (t *Terminal) connect(ctx context.Context) (*ssh.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.options.Limits.Connect)
 	defer cancel()
+	in, user := t.options.SignIn, t.options.User
+	// Where no key is known yet, the first connection ends when it has shown one.
+	if in.place != nil && t.known != nil {
+		as, remove, err := in.place(ctx)
+		if err != nil {
+			return nil, err
+		}
+		in.remove, user = remove, as
+	}
 	conn, err := t.options.Dial(ctx)
 	if err != nil {
 		return nil, &unreachableError{err}
@@ -355,8 +366,8 @@ func (t *Terminal) connect(ctx context.Context) (*ssh.Client, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	said := ""
 	c, channels, requests, err := ssh.NewClientConn(conn, "", &ssh.ClientConfig{
-		User: t.options.User, HostKeyCallback: t.checkHostKey, HostKeyAlgorithms: algorithmsFor(t.known),
-		Auth: t.options.SignIn.methods(), ClientVersion: "SSH-2.0-socketxp_gateway",
+		User: user, HostKeyCallback: t.checkHostKey, HostKeyAlgorithms: algorithmsFor(t.known),
+		Auth: in.methods(), ClientVersion: "SSH-2.0-socketxp_gateway",
 		BannerCallback: func(message string) error {
 			said = printable(said + message)
 			return nil
@@ -370,9 +381,6 @@ func (t *Terminal) connect(ctx context.Context) (*ssh.Client, error) {
 		return ssh.NewClient(c, channels, requests), nil
 	}
 	_ = conn.Close()
-	if failed := t.options.SignIn.failed; failed != nil {
-		return nil, failed
-	}
 	if strings.Contains(err.Error(), "unable to authenticate") { // the library has no type for it
 		err = &refusedError{said}
 	}

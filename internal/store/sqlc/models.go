@@ -122,6 +122,15 @@ type Event struct {
 	Message    string
 }
 
+type HostKey struct {
+	AccountID string
+	DeviceID  string
+	Port      int64
+	Key       string
+	TrustedAt int64
+	TrustedBy string
+}
+
 type Idempotency struct {
 	KeyHash     []byte
 	RequestHash []byte
