@@ -40,7 +40,11 @@ export interface Program {
 
 /** Starts a program of this project; it is ended with the tests. */
 export function run(name: string, args: string[], env: Record<string, string> = {}): Program {
-	const child = spawn(join(programs, name), args, { env: { PATH: process.env.PATH ?? "", HOME: tmpdir(), ...env } });
+	return launch(join(programs, name), args, { PATH: process.env.PATH ?? "", HOME: tmpdir(), ...env });
+}
+
+function launch(program: string, args: string[], env: Record<string, string>): Program {
+	const child = spawn(program, args, { env });
 	let output = "";
 	child.stdout.on("data", (d) => {
 		output += d;
@@ -199,6 +203,31 @@ export class Gateway {
 		const token = await this.token("registration", `for ${name}`);
 		return Device.start(this, name, group, token, connect);
 	}
+}
+
+/**
+ * Runs a line as somebody types it into a shell, with the agent on the PATH and its work
+ * folder in `dir`. `done` is its output when it has ended well.
+ */
+export function typed(
+	line: string,
+	dir: string,
+	env: Record<string, string> = {},
+): Program & { done: Promise<string> } {
+	mkdirSync(dir, { recursive: true, mode: 0o700 });
+	const p = launch("/bin/bash", ["-c", `exec ${line}`], {
+		PATH: `${programs}:${process.env.PATH ?? ""}`,
+		HOME: dir,
+		SHELL: "/bin/bash",
+		SOCKETXP_WORK_DIR: dir,
+		...env,
+	});
+	const done = p.ended.then((code) => {
+		if (code !== 0) throw new Error(`${line}: ${p.output()}`);
+		return p.output();
+	});
+	done.catch(() => {}); // for who does not ask
+	return { ...p, done };
 }
 
 /** A device with a real agent. */

@@ -20,9 +20,17 @@ export class ApiError extends Error {
 	readonly hint: string | undefined;
 	/** What is wrong with which field of the request, by its path: `body.name`. */
 	readonly fields: ReadonlyMap<string, string>;
+	/** After how many seconds to try again, where the gateway says so. */
+	readonly retryAfter: number | undefined;
 
 	constructor(
-		problem: { code: string; detail: string; status: number; hint?: string | undefined },
+		problem: {
+			code: string;
+			detail: string;
+			status: number;
+			hint?: string | undefined;
+			retryAfter?: number | undefined;
+		},
 		fields = new Map<string, string>(),
 	) {
 		super(problem.detail);
@@ -31,6 +39,7 @@ export class ApiError extends Error {
 		this.status = problem.status;
 		this.hint = problem.hint;
 		this.fields = fields;
+		this.retryAfter = problem.retryAfter;
 	}
 }
 
@@ -88,11 +97,11 @@ export async function ask<T>(answer: Promise<Answer<T>>): Promise<T> {
 	if (response.ok) {
 		return data as T;
 	}
-	throw toApiError(error, response.status);
+	throw toApiError(error, response.status, Number(response.headers.get("Retry-After")) || undefined);
 }
 
 /** Makes an ApiError of a problem document, or of whatever else was answered. */
-export function toApiError(error: unknown, status: number): ApiError {
+export function toApiError(error: unknown, status: number, retryAfter?: number): ApiError {
 	const problem = isProblem(error) ? error : undefined;
 	if (!problem) {
 		return new ApiError({
@@ -104,7 +113,13 @@ export function toApiError(error: unknown, status: number): ApiError {
 	}
 	const fields = new Map((problem.errors ?? []).map((e) => [e.location, e.message]));
 	return new ApiError(
-		{ code: problem.code, detail: sentence(problem.detail), status, hint: problem.hint && sentence(problem.hint) },
+		{
+			code: problem.code,
+			detail: sentence(problem.detail),
+			status,
+			hint: problem.hint && sentence(problem.hint),
+			retryAfter,
+		},
 		fields,
 	);
 }

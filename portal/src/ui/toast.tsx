@@ -4,9 +4,11 @@ import { IconAlertTriangle, IconCheck } from "@tabler/icons-react";
 import { ApiError } from "../api/client";
 import { t } from "../strings";
 
+const closeButtonProps = { "aria-label": t.common.close };
+
 /** Says that something was done. */
 export function done(message: string) {
-	notifications.show({ message, icon: <IconCheck size={16} />, color: "green", autoClose: 4000 });
+	notifications.show({ message, icon: <IconCheck size={16} />, color: "green", autoClose: 4000, closeButtonProps });
 }
 
 /** Says what failed and what to do about it; it stays until it is closed. */
@@ -18,6 +20,7 @@ export function failed(error: unknown, title: string = t.common.problem.title) {
 		icon: <IconAlertTriangle size={16} />,
 		color: "red",
 		autoClose: false,
+		closeButtonProps,
 	});
 }
 

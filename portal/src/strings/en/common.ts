@@ -19,6 +19,7 @@ export const common = {
 	nothing: "–",
 	loading: "Loading",
 	reload: "Reload",
+	clearSearch: "Clear the search",
 	required: "Required",
 	number: (n: number) => number.format(n),
 	rows: {
