@@ -1569,7 +1569,7 @@ export interface components {
              * @default 24
              */
             rows: number;
-            /** @description how to sign in; without it, grant where the port is the agent's built-in SSH server */
+            /** @description how to sign in; without it, grant where the port is the agent's built-in SSH server, else single-use-key */
             sign_in?: components["schemas"]["TerminalSignIn"];
             /**
              * @description as whom; without it, who runs the agent
@@ -1580,11 +1580,17 @@ export interface components {
             [key: string]: unknown;
         };
         TerminalSignIn: {
+            /** @description private key in PEM, for key */
+            key?: string;
             /**
-             * @description grant: the built-in SSH server asks for nothing
+             * @description grant: the built-in SSH server asks for nothing; single-use-key: the agent lets a key of the gateway's in, once, where the device allows it
              * @enum {string}
              */
-            method: "grant";
+            method: "grant" | "password" | "key" | "single-use-key";
+            /** @description of the key, if it has one */
+            passphrase?: string;
+            /** @description of the user, for password */
+            password?: string;
         } & {
             [key: string]: unknown;
         };

@@ -7,5 +7,6 @@ import { password } from "./password";
 import { setUp } from "./setUp";
 import { shell } from "./shell";
 import { signIn } from "./signIn";
+import { terminal } from "./terminal";
 
-export const en = { cli, common, device, devices, groups, password, setUp, shell, signIn };
+export const en = { cli, common, device, devices, groups, password, setUp, shell, signIn, terminal };

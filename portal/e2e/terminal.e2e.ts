@@ -1,0 +1,261 @@
+import type { Page } from "playwright-core";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import {
+	type Device,
+	everyLook,
+	expectAccessible,
+	expectQuiet,
+	Gateway,
+	type Person,
+	person,
+	shot,
+	signIn,
+	stopAll,
+	until,
+} from "./harness";
+
+let g: Gateway;
+let pi: Device;
+beforeAll(async () => {
+	g = await Gateway.start();
+	pi = await g.device("pi");
+});
+afterEach(expectQuiet);
+afterAll(stopAll);
+
+/** What the terminal's screen shows, without the spaces at the ends of lines: as a screen reader gets it, since what WebGL draws is not text. */
+async function screen(page: Page, pane = 0): Promise<string> {
+	return page
+		.locator(".xterm-accessibility-tree")
+		.nth(pane)
+		.evaluate((e) =>
+			[...e.children].map((row) => (row.textContent ?? "").replaceAll("\u00a0", " ").trimEnd()).join("\n"),
+		);
+}
+
+const sees = (page: Page, text: string | RegExp, pane = 0) =>
+	until(`the terminal shows ${text}`, async () => {
+		const s = await screen(page, pane);
+		return typeof text === "string" ? s.includes(text) : text.test(s);
+	}).catch(async (e) => {
+		throw new Error(`${e.message}\n${await screen(page, pane)}`);
+	});
+
+/** Somebody whose terminals are read out, as the tests read them. */
+async function reader(): Promise<Person> {
+	const p = await person(g);
+	await p.context.addInitScript(() =>
+		localStorage.setItem("socketxp-terminal", JSON.stringify({ screenReader: true })),
+	);
+	await signIn(g, p.page);
+	return p;
+}
+
+/** Opens the terminal as the icon does, and waits for its prompt. */
+async function openByClick(page: Page): Promise<void> {
+	await page.goto("/devices");
+	await page.evaluate((id) => {
+		localStorage.setItem("socketxp-terminal-clicked", JSON.stringify({ id, at: Date.now() }));
+	}, pi.id);
+	await page.goto(`/terminal/${pi.id}`);
+	await page.locator(".xterm-accessibility-tree").waitFor();
+	await sees(page, /[$#] ?$/m);
+}
+
+async function run(page: Page, command: string, want: string | RegExp, pane = 0) {
+	await page.locator(".xterm-helper-textarea").nth(pane).focus();
+	await page.keyboard.type(command);
+	await page.keyboard.press("Enter");
+	await sees(page, want, pane);
+}
+
+test("a click is a shell; uname -a is answered by the device", async () => {
+	const { page } = await reader();
+	await openByClick(page);
+	await run(page, "uname -a; tty", /Linux .*\n(.*\n)*\/dev\/pts\/\d+/);
+	await shot(page, "terminal-open");
+	await expectAccessible(page, "terminal");
+	// It is in the list of sessions, and its size is that of the window.
+	const live = (await g.ask("GET", "/api/v1/sessions?live=true")).body.items;
+	expect(live.some((s: { device_id: string }) => s.device_id === pi.id)).toBe(true);
+	const before = await size(page);
+	await page.setViewportSize({ width: 900, height: 500 });
+	await until("the size changed", async () => (await size(page)) !== before);
+	await run(page, "exit 3", "");
+	await page.getByText("The shell ended with status 3.").waitFor();
+	await page.getByRole("button", { name: "Connect again" }).click();
+	await sees(page, /[$#] ?$/m);
+});
+
+async function size(page: Page): Promise<string> {
+	const mark = `s${Math.floor(Math.random() * 1e6)}`;
+	await run(page, `clear; echo ${mark}=$(stty size | tr ' ' x)=`, new RegExp(`${mark}=\\d+x\\d+=`));
+	return new RegExp(`${mark}=(\\d+x\\d+)=`).exec(await screen(page))?.[1] ?? "";
+}
+
+test("W-19 a link alone opens nothing", async () => {
+	const { page } = await reader();
+	const before = (await g.ask("GET", "/api/v1/sessions?device_id=" + pi.id)).body.items.length;
+	await page.goto(`/terminal/${pi.id}`);
+	await page.getByText("Nothing is opened before you say so.").waitFor();
+	await shot(page, "terminal-asks");
+	await expectAccessible(page, "the question before a terminal");
+	expect((await g.ask("GET", "/api/v1/sessions?device_id=" + pi.id)).body.items.length).toBe(before);
+	await page.getByRole("button", { name: "Connect" }).click();
+	await sees(page, /[$#] ?$/m);
+});
+
+test("a reload and a drop of the network lose neither the shell nor what it has written", async () => {
+	const { page, context } = await reader();
+	await openByClick(page);
+	await run(page, "kept=$((40+2)); seq 1 50", /^50$/m);
+	await page.reload();
+	await sees(page, /^50$/m);
+	await run(page, "echo kept=$kept", "kept=42");
+	// Playwright's offline mode leaves sockets that are open alone: the gateway is cut off by a stop.
+	await context.setOffline(true);
+	g.process.child.kill("SIGSTOP");
+	await page.waitForTimeout(200);
+	g.process.child.kill("SIGCONT");
+	await context.setOffline(false);
+	await run(page, "echo again=$kept", "again=42");
+});
+
+test("tabs, panes, find and sizes by keyboard alone", async () => {
+	const { page } = await reader();
+	await openByClick(page);
+	await run(page, "echo first; seq 100 120", /^120$/m);
+	await page.keyboard.press("Control+Shift+KeyE");
+	await page.locator(".xterm-accessibility-tree").nth(1).waitFor();
+	await sees(page, /[$#] ?$/m, 1);
+	await run(page, "echo second", /^second$/m, 1);
+	await shot(page, "terminal-split");
+	await page.keyboard.press("Control+Shift+ArrowLeft");
+	await page.keyboard.type("echo back\n");
+	await sees(page, /^back$/m, 0);
+	await page.keyboard.press("Control+Shift+KeyF");
+	await page.getByRole("textbox", { name: "Find in the terminal" }).fill("11");
+	await page.getByText(/of \d+/).waitFor();
+	await shot(page, "terminal-find");
+	await page.keyboard.press("Escape");
+	// Larger text leaves room for fewer columns.
+	const before = await size(page);
+	await page.keyboard.press("Control+Shift+Equal");
+	await until("the text is larger", async () => (await size(page)) !== before);
+	await page.keyboard.press("Control+Shift+Minus");
+	await page.keyboard.press("F6");
+	expect(await page.evaluate(() => document.activeElement?.tagName)).toBe("BUTTON");
+	await expectAccessible(page, "a terminal in two panes");
+});
+
+test("what a device writes does nothing outside of its screen (W-12)", async () => {
+	const { page } = await reader();
+	await openByClick(page);
+	await page.evaluate(() => navigator.clipboard.writeText("untouched"));
+	await run(page, "printf '\\033]0;<img src=x onerror=alert(1)>%0300d\\007' 7; echo titled", /^titled$/m);
+	await until("the title is text, and short", async () =>
+		(await page.title()).startsWith("<img src=x onerror=alert(1)>"),
+	);
+	expect((await page.title()).length).toBeLessThan(300);
+	await run(
+		page,
+		"printf '\\033]52;c;aGFja2Vk\\007'; printf '\\033[21t'; printf '\\033P$qm\\033\\\\'; echo asked",
+		/^asked$/m,
+	);
+	expect(await page.evaluate(() => navigator.clipboard.readText())).toBe("untouched");
+	// What was asked back would stand at the prompt by now.
+	await run(page, "echo clean", /[$#] echo clean\nclean/);
+	// Two links in the first row: the first is none, the second one is asked about.
+	const columns = Number((await size(page)).split("x")[1]);
+	await run(
+		page,
+		"clear; printf '\\033]8;;javascript:alert(1)\\007bad\\033]8;;\\007 \\033]8;;https://example.com/x\\007good\\033]8;;\\007\\n'; echo linked",
+		/^bad good\nlinked$/m,
+	);
+	const box = await page.locator(".xterm-screen").boundingBox();
+	if (!box) throw new Error("no screen");
+	const click = async (column: number) => {
+		const x = box.x + ((column + 0.5) * box.width) / columns;
+		await page.mouse.move(x - 2, box.y + 9);
+		await page.mouse.move(x, box.y + 9);
+		await page.mouse.click(x, box.y + 9);
+	};
+	const dialog = page.getByRole("dialog", { name: "Open this link?" });
+	await click(1);
+	await click(5);
+	await dialog.waitFor();
+	expect(await dialog.getByRole("link").getAttribute("href")).toBe("https://example.com/x");
+	await shot(page, "terminal-link");
+	await dialog.getByRole("button", { name: "Cancel" }).click();
+	await dialog.waitFor({ state: "hidden" });
+	await run(
+		page,
+		"printf '\\033c\\033[1000000;1000000H\\033[%s' $(seq -s';' 1 5000)m; printf '\\033]0;'; head -c 3000000 /dev/zero | tr '\\0' x; printf '\\007'; echo; echo alive",
+		/^alive$/m,
+	);
+});
+
+test("10 MB of output leave the page awake", async () => {
+	const { page } = await reader();
+	await openByClick(page);
+	await page.evaluate(() => {
+		const w = window as { longest?: number; ticks?: number };
+		w.longest = 0;
+		w.ticks = 0;
+		let last = performance.now();
+		setInterval(() => {
+			const now = performance.now();
+			w.longest = Math.max(w.longest ?? 0, now - last);
+			w.ticks = (w.ticks ?? 0) + 1;
+			last = now;
+		}, 16);
+	});
+	const started = Date.now();
+	await run(
+		page,
+		"clear; yes 0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ | head -c 10000000 | cat; echo; echo all of it",
+		/^all of it$/m,
+	);
+	const took = (Date.now() - started) / 1000;
+	const { longest, ticks } = await page.evaluate(() => {
+		const { longest, ticks } = window as { longest?: number; ticks?: number };
+		return { longest, ticks };
+	});
+	expect(ticks, `no beat of the page in ${took} s; the longest wait was ${longest} ms`).toBeGreaterThan(10);
+});
+
+test("L-01 who signs out elsewhere has no terminal any more", async () => {
+	const here = await reader();
+	await openByClick(here.page);
+	await run(here.page, "echo noted", /^noted$/m);
+	const list = (await g.ask("GET", "/api/v1/me/signins")).body.items as {
+		id: string;
+		current: boolean;
+		user_agent: string;
+	}[];
+	for (const s of list.filter((s) => !s.current)) await g.ask("DELETE", `/api/v1/me/signins/${s.id}`);
+	const since = Date.now();
+	await here.page
+		.getByText(/session ended|no more|signed out/i)
+		.first()
+		.waitFor({ timeout: 8000 });
+	expect(Date.now() - since).toBeLessThan(5000);
+	await shot(here.page, "terminal-signed-out");
+});
+
+test("every look of the terminal", async () => {
+	await everyLook(g, "terminal", `/terminal/${pi.id}`, (page) =>
+		page.getByRole("button", { name: "Connect" }).waitFor(),
+	);
+});
+
+test("a device that is offline says so, and connects when it is back", async () => {
+	const { page } = await reader();
+	await pi.stop();
+	await page.goto(`/terminal/${pi.id}`);
+	await page.getByText("Waiting for the device to come online…").waitFor();
+	expect(await page.getByRole("button", { name: "Connect" }).isDisabled()).toBe(true);
+	await pi.go();
+	await page.getByRole("button", { name: "Connect" }).click();
+	await sees(page, /[$#] ?$/m);
+});

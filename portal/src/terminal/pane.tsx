@@ -1,0 +1,504 @@
+import {
+	ActionIcon,
+	Button,
+	Code,
+	Group,
+	Modal,
+	Text,
+	TextInput,
+	Tooltip,
+	useComputedColorScheme,
+} from "@mantine/core";
+import { IconChevronDown, IconChevronUp, IconX } from "@tabler/icons-react";
+import { type Ref, useCallback, useEffect, useImperativeHandle, useRef, useState } from "react";
+import { api, ask, type Device } from "../api/client";
+import { t } from "../strings";
+import { CopyBox } from "../ui/copy";
+import { failed } from "../ui/toast";
+import { ConnectForm, type Request } from "./connect";
+import { Connection, type Ending, type Phase } from "./connection";
+import { Emulator } from "./screen";
+import classes from "./terminal.module.css";
+import { type Settings, themes } from "./themes";
+
+/** What the toolbar does with the pane that has the focus. */
+export interface PaneHandle {
+	focus(): void;
+	find(): void;
+	/** Ends the terminal on the device, if there is one. */
+	end(): void;
+}
+
+/** More lines than one are asked about before they are pasted: each may be run as a command. */
+const manyChars = 5000;
+
+interface Pasted {
+	text: string;
+	lines: number;
+}
+
+/** One terminal: asks how to connect, shows the emulator, and says what happens to the connection. */
+export function Pane({
+	device,
+	terminalId,
+	start,
+	byLink,
+	settings,
+	active,
+	onOpened,
+	onTitle,
+	onFocus,
+	onKey,
+	onOpenState,
+	ref,
+}: {
+	device: Device;
+	/** Of a terminal that lives already, after a reload. */
+	terminalId: string | undefined;
+	/** Connects at once with it. */
+	start: Request | undefined;
+	byLink: boolean;
+	settings: Settings;
+	active: boolean;
+	/** A terminal was opened, or there is none any more. */
+	onOpened: (id: string | undefined) => void;
+	onTitle: (title: string) => void;
+	onFocus: () => void;
+	onKey: (e: KeyboardEvent) => boolean;
+	/** Whether files can be reached through it. */
+	onOpenState: (open: boolean) => void;
+	ref: Ref<PaneHandle>;
+}) {
+	const [request, setRequest] = useState<Request | undefined>(start);
+	const [ticket, setTicket] = useState<{ id: string; ticket?: string } | undefined>(
+		terminalId ? { id: terminalId } : undefined,
+	);
+	const [error, setError] = useState<unknown>();
+	const [busy, setBusy] = useState(false);
+	const [phase, setPhase] = useState<Phase>({ name: "connecting" });
+	const [finding, setFinding] = useState(false);
+	const [link, setLink] = useState<string>();
+	const [pasted, setPasted] = useState<Pasted>();
+	const element = useRef<HTMLDivElement>(null);
+	const emulator = useRef<Emulator>(undefined);
+	const connection = useRef<Connection>(undefined);
+	const scheme = useComputedColorScheme("light");
+	const theme = themes[settings.theme === "auto" ? (scheme === "dark" ? "dark" : "light") : settings.theme];
+
+	const connect = useCallback(
+		async (r: Request) => {
+			setBusy(true);
+			setError(undefined);
+			try {
+				const t = await ask(
+					api.POST("/api/v1/devices/{id}/terminals", { params: { path: { id: device.id } }, body: r }),
+				);
+				// What is secret is sent once and forgotten: to connect again asks again.
+				const secret = r.sign_in?.method === "password" || r.sign_in?.method === "key";
+				setRequest(secret ? { ...r, sign_in: { method: r.sign_in?.method ?? "grant" } } : r);
+				setPhase({ name: "connecting" });
+				setTicket({ id: t.id, ticket: t.ticket });
+				onOpened(t.id);
+			} catch (e) {
+				setError(e);
+			} finally {
+				setBusy(false);
+			}
+		},
+		[device.id, onOpened],
+	);
+
+	const started = useRef(false);
+	useEffect(() => {
+		if (start && !started.current && device.status === "online") {
+			started.current = true;
+			void connect(start);
+		}
+	}, [start, connect, device.status]);
+
+	// The newest of what the emulator calls: it is made once for a terminal.
+	const calls = { onTitle, onKey, onOpened, onOpenState };
+	const latest = useRef(calls);
+	latest.current = calls;
+	const shown = useRef({ settings, theme });
+	shown.current = { settings, theme };
+
+	useEffect(() => {
+		if (!ticket || !element.current) return;
+		const paste = (text: string) => {
+			const lines = text.replace(/\n$/, "").split("\n").length;
+			if (lines > 1 || text.length > manyChars) setPasted({ text, lines });
+			else e.terminal.paste(text);
+		};
+		const e = new Emulator(element.current, {
+			theme: shown.current.theme,
+			fontSize: shown.current.settings.fontSize,
+			screenReader: shown.current.settings.screenReader,
+			label: t.terminal.output(device.display_name || device.name),
+			onType: (data) => connection.current?.type(data),
+			onBinary: (data) => connection.current?.type(data),
+			onResize: (columns, rows) => connection.current?.resize(columns, rows), // there is none yet for its first size: see below
+			onTitle: (title) => latest.current.onTitle(title),
+			onLink: setLink,
+			onKey: (k) => {
+				if (k.ctrlKey && k.shiftKey && k.code === "KeyC") {
+					if (k.type === "keydown" && e.terminal.hasSelection())
+						void navigator.clipboard.writeText(e.terminal.getSelection()).catch(failed);
+					k.preventDefault();
+					return true;
+				}
+				if (k.ctrlKey && k.shiftKey && k.code === "KeyV") {
+					if (k.type === "keydown") void navigator.clipboard.readText().then(paste, failed);
+					k.preventDefault();
+					return true;
+				}
+				return latest.current.onKey(k);
+			},
+		});
+		const c = new Connection(ticket.id, ticket.ticket, {
+			write: (bytes, taken) => e.terminal.write(bytes, taken),
+			reset: () => e.terminal.reset(),
+			phase: (p) => {
+				setPhase(p);
+				latest.current.onOpenState(p.name === "open" || p.name === "reconnecting");
+				if (p.name === "ended") latest.current.onOpened(undefined);
+				if (p.name === "open") e.terminal.focus();
+			},
+			notice: (message) => failed(new Error(message)),
+		});
+		// Pasting by the mouse or the menu goes by the same question.
+		const onPaste = (p: ClipboardEvent) => {
+			const text = p.clipboardData?.getData("text/plain");
+			if (text === undefined) return;
+			p.preventDefault();
+			p.stopPropagation();
+			paste(text);
+		};
+		const box = element.current;
+		box.addEventListener("paste", onPaste, true);
+		c.resize(e.terminal.cols, e.terminal.rows);
+		emulator.current = e;
+		connection.current = c;
+		return () => {
+			box.removeEventListener("paste", onPaste, true);
+			c.leave();
+			e.dispose();
+			emulator.current = undefined;
+			connection.current = undefined;
+		};
+	}, [ticket, device.name, device.display_name]);
+
+	useEffect(() => {
+		const terminal = emulator.current?.terminal;
+		if (!terminal) return;
+		terminal.options.theme = theme;
+		terminal.options.fontSize = settings.fontSize;
+		terminal.options.screenReaderMode = settings.screenReader;
+		emulator.current?.fitNow();
+	}, [theme, settings.fontSize, settings.screenReader]);
+
+	useEffect(() => {
+		if (active) emulator.current?.terminal.focus();
+	}, [active]);
+
+	useImperativeHandle(ref, () => ({
+		focus: () => emulator.current?.terminal.focus(),
+		find: () => setFinding(true),
+		end: () => {
+			if (phase.name !== "ended") void connection.current?.close().catch(() => {}); // it ends by itself without us
+		},
+	}));
+
+	if (!ticket) {
+		return (
+			<div className={classes.form}>
+				<div className={classes.formBox}>
+					<ConnectForm device={device} error={error} busy={busy} byLink={byLink} last={request} onConnect={connect} />
+				</div>
+			</div>
+		);
+	}
+	const again = () => {
+		const needsSecret = request?.sign_in?.method === "password" || request?.sign_in?.method === "key";
+		setTicket(undefined);
+		if (request && !needsSecret) void connect(request);
+	};
+	return (
+		<div
+			className={classes.pane}
+			data-active={active || undefined}
+			style={{ background: theme.background }}
+			onFocusCapture={onFocus}
+		>
+			{finding && <Find emulator={emulator.current} onClose={() => setFinding(false)} />}
+			<div className={classes.screen} ref={element} />
+			<Bar
+				phase={phase}
+				busy={busy}
+				onRetry={() => connection.current?.retryNow()}
+				onAgain={again}
+				onHere={() => setTicket({ id: ticket.id })}
+				onForm={() => setTicket(undefined)}
+			/>
+			{phase.name === "host-key" && (
+				<HostKeyDialog
+					phase={phase}
+					onTrust={() => connection.current?.trust()}
+					onCancel={() => connection.current?.close().catch(failed)}
+				/>
+			)}
+			<Modal
+				opened={link !== undefined}
+				onClose={() => setLink(undefined)}
+				title={<Text fw={600}>{t.terminal.link.title}</Text>}
+				closeButtonProps={{ "aria-label": t.common.close }}
+			>
+				<Text size="sm" mb="xs">
+					{t.terminal.link.text}
+				</Text>
+				<CopyBox text={link ?? ""} what={t.terminal.link.title} wrap />
+				<Group justify="flex-end" mt="md" gap="xs">
+					<Button variant="default" onClick={() => setLink(undefined)}>
+						{t.common.cancel}
+					</Button>
+					<Button
+						component="a"
+						href={safeLink(link)}
+						target="_blank"
+						rel="noopener noreferrer"
+						onClick={() => setLink(undefined)}
+					>
+						{t.terminal.link.open}
+					</Button>
+				</Group>
+			</Modal>
+			<Modal
+				opened={pasted !== undefined}
+				onClose={() => setPasted(undefined)}
+				title={<Text fw={600}>{t.terminal.pasteTitle}</Text>}
+				closeButtonProps={{ "aria-label": t.common.close }}
+			>
+				<Text size="sm" mb="xs">
+					{t.terminal.pasteText(pasted?.lines ?? 0)}{" "}
+					{pasted && pasted.text.length > manyChars ? t.terminal.large(t.common.number(pasted.text.length)) : ""}
+				</Text>
+				<Code block mah={240} className={classes.pasted ?? ""}>
+					{pasted?.text.slice(0, manyChars)}
+				</Code>
+				<Group justify="flex-end" mt="md" gap="xs">
+					<Button variant="default" onClick={() => setPasted(undefined)}>
+						{t.common.cancel}
+					</Button>
+					<Button
+						data-autofocus
+						onClick={() => {
+							if (pasted) emulator.current?.terminal.paste(pasted.text);
+							setPasted(undefined);
+							emulator.current?.terminal.focus();
+						}}
+					>
+						{t.terminal.paste}
+					</Button>
+				</Group>
+			</Modal>
+		</div>
+	);
+}
+
+/** http and https alone, whatever the emulator let through. */
+function safeLink(url: string | undefined): string {
+	try {
+		const u = new URL(url ?? "");
+		return u.protocol === "https:" || u.protocol === "http:" ? u.href : "about:blank";
+	} catch {
+		return "about:blank";
+	}
+}
+
+function Bar({
+	phase,
+	busy,
+	onRetry,
+	onAgain,
+	onHere,
+	onForm,
+}: {
+	phase: Phase;
+	busy: boolean;
+	onRetry: () => void;
+	onAgain: () => void;
+	onHere: () => void;
+	onForm: () => void;
+}) {
+	const [now, setNow] = useState(Date.now);
+	const counting = phase.name === "reconnecting";
+	useEffect(() => {
+		if (!counting) return;
+		const tick = setInterval(() => setNow(Date.now()), 500);
+		return () => clearInterval(tick);
+	}, [counting]);
+	switch (phase.name) {
+		case "connecting":
+		case "signing-in":
+			return <output className={classes.bar}>{t.terminal.phases[phase.name]}</output>;
+		case "reconnecting": {
+			const left = Math.max(0, Math.ceil((phase.since + 60_000 - now) / 1000));
+			const next = phase.again ? Math.max(0, Math.ceil((phase.again - now) / 1000)) : 0;
+			return (
+				<div className={classes.bar} data-tone="warn" role="status">
+					<span>
+						{t.terminal.phases.reconnecting} <span className="numbers">{t.terminal.phases.again(next)}</span>{" "}
+						<span className="numbers">{left > 0 ? t.terminal.phases.left(left) : ""}</span>
+					</span>
+					<Button size="compact-sm" variant="default" onClick={onRetry}>
+						{t.terminal.phases.now}
+					</Button>
+				</div>
+			);
+		}
+		case "ended":
+			return (
+				<div
+					className={classes.bar}
+					data-tone={phase.ending.reason === "exited" && !phase.ending.exit_status ? undefined : "bad"}
+					role="status"
+				>
+					<span>{endingText(phase.ending)}</span>
+					<Group gap={6}>
+						{phase.ending.reason === "refused" && (
+							<Button size="compact-sm" variant="default" onClick={onForm}>
+								{t.terminal.change}
+							</Button>
+						)}
+						<Button size="compact-sm" loading={busy} onClick={phase.ending.reason === "taken_over" ? onHere : onAgain}>
+							{phase.ending.reason === "taken_over" ? t.terminal.here : t.terminal.reconnect}
+						</Button>
+					</Group>
+				</div>
+			);
+		default:
+			return null;
+	}
+}
+
+/** What happened, in a sentence; the gateway's own words where there are none of ours. */
+export function endingText(e: Ending): string {
+	if (e.reason === "exited") return e.signal ? t.terminal.signalled(e.signal) : t.terminal.exited(e.exit_status);
+	const ours = t.terminal.ended[e.reason];
+	const theirs = [e.message, e.hint]
+		.filter(Boolean)
+		.map((s) => `${String(s).charAt(0).toUpperCase()}${String(s).slice(1).replace(/[.]?$/, ".")}`);
+	return [ours, ...(ours && e.reason !== "refused" ? [] : theirs)].filter(Boolean).join(" ");
+}
+
+function HostKeyDialog({
+	phase,
+	onTrust,
+	onCancel,
+}: {
+	phase: Extract<Phase, { name: "host-key" }>;
+	onTrust: () => void;
+	onCancel: () => void;
+}) {
+	const changed = phase.key.state === "changed";
+	return (
+		<Modal
+			opened
+			onClose={onCancel}
+			closeOnClickOutside={false}
+			title={<Text fw={600}>{changed ? t.terminal.hostKey.changedTitle : t.terminal.hostKey.newTitle}</Text>}
+			closeButtonProps={{ "aria-label": t.common.close }}
+			size="lg"
+		>
+			<Text size="sm">{changed ? t.terminal.hostKey.changedText : t.terminal.hostKey.newText}</Text>
+			<dl className={classes.keys}>
+				{changed && (
+					<>
+						<dt>{t.terminal.hostKey.before}</dt>
+						<dd className="mono">{phase.key.known_fingerprint}</dd>
+					</>
+				)}
+				<dt>{changed ? t.terminal.hostKey.now : phase.key.type}</dt>
+				<dd className="mono">{phase.key.fingerprint}</dd>
+			</dl>
+			<CopyBox text={t.terminal.hostKey.command} what={t.terminal.hostKey.newTitle} />
+			<Group justify="flex-end" mt="md" gap="xs">
+				<Button variant="default" onClick={onCancel} data-autofocus>
+					{t.common.cancel}
+				</Button>
+				<Button color={changed ? "red" : "brand"} onClick={onTrust}>
+					{changed ? t.terminal.hostKey.trustChanged : t.terminal.hostKey.trust}
+				</Button>
+			</Group>
+		</Modal>
+	);
+}
+
+const decorations = {
+	matchOverviewRuler: "#e79a1c",
+	activeMatchColorOverviewRuler: "#e79a1c",
+	matchBackground: "#7a5a12",
+	activeMatchBackground: "#b57d0c",
+};
+
+function Find({ emulator, onClose }: { emulator: Emulator | undefined; onClose: () => void }) {
+	const [text, setText] = useState("");
+	const [found, setFound] = useState({ index: -1, count: 0 });
+	useEffect(() => {
+		const l = emulator?.search.onDidChangeResults((r) => setFound({ index: r.resultIndex, count: r.resultCount }));
+		return () => {
+			l?.dispose();
+			emulator?.search.clearDecorations();
+			emulator?.terminal.focus();
+		};
+	}, [emulator]);
+	const go = (back: boolean, value = text) => {
+		if (!value) {
+			emulator?.search.clearDecorations();
+			setFound({ index: -1, count: 0 });
+		} else if (back) emulator?.search.findPrevious(value, { decorations });
+		else emulator?.search.findNext(value, { decorations });
+	};
+	return (
+		<search className={classes.find}>
+			<TextInput
+				size="xs"
+				w={220}
+				aria-label={t.terminal.findPlaceholder}
+				placeholder={t.terminal.findPlaceholder}
+				value={text}
+				autoFocus
+				onChange={(e) => {
+					setText(e.currentTarget.value);
+					go(false, e.currentTarget.value);
+				}}
+				onKeyDown={(e) => {
+					if (e.key === "Escape") onClose();
+					if (e.key === "Enter") go(e.shiftKey);
+				}}
+			/>
+			<span className={`numbers ${classes.count}`} role="status">
+				{text ? t.terminal.found(found.index, found.count) : ""}
+			</span>
+			<Icon label={t.terminal.findPrevious} onClick={() => go(true)}>
+				<IconChevronUp size={16} />
+			</Icon>
+			<Icon label={t.terminal.findNext} onClick={() => go(false)}>
+				<IconChevronDown size={16} />
+			</Icon>
+			<Icon label={t.common.close} onClick={onClose}>
+				<IconX size={16} />
+			</Icon>
+		</search>
+	);
+}
+
+function Icon({ label, onClick, children }: { label: string; onClick: () => void; children: React.ReactNode }) {
+	return (
+		<Tooltip label={label}>
+			<ActionIcon variant="subtle" color="gray" size={26} aria-label={label} onClick={onClick}>
+				{children}
+			</ActionIcon>
+		</Tooltip>
+	);
+}

@@ -1,0 +1,151 @@
+import { ApiError, toApiError } from "../api/client";
+
+/** Tells how many bytes have gone, of how many (0 if nobody knows). */
+export type Progress = (sent: number, total: number) => void;
+
+const address = (terminal: string, path: string, more = "") =>
+	`/api/v1/terminals/${encodeURIComponent(terminal)}/files/content?path=${encodeURIComponent(path)}${more}`;
+
+export interface Entry {
+	name: string;
+	type: "file" | "directory" | "link" | "other";
+	size: number;
+}
+
+export interface Folder {
+	/** Absolute. */
+	path: string;
+	entries: Entry[];
+	truncated: boolean;
+}
+
+/** What is in a folder of the device's; "" is the user's home. */
+export async function listFolder(terminal: string, path: string, signal: AbortSignal): Promise<Folder> {
+	const answer = await fetch(
+		`/api/v1/terminals/${encodeURIComponent(terminal)}/files?path=${encodeURIComponent(path)}`,
+		{ signal },
+	);
+	const body = await answer.json().catch(() => undefined);
+	if (!answer.ok) throw toApiError(body, answer.status);
+	return body as Folder;
+}
+
+export async function makeFolder(terminal: string, path: string) {
+	const answer = await fetch(`/api/v1/terminals/${encodeURIComponent(terminal)}/files/directory`, {
+		method: "POST",
+		headers: { "Content-Type": "application/json" },
+		body: JSON.stringify({ path }),
+	});
+	if (!answer.ok) throw toApiError(await answer.json().catch(() => undefined), answer.status);
+}
+
+const unreachable = () =>
+	new ApiError({
+		code: "unreachable",
+		detail: "The gateway does not answer.",
+		status: 0,
+		hint: "Nothing is left of a file that was sent in part.",
+	});
+
+/** Sends a file to the device. Cancelled by the signal, it leaves nothing there. */
+export function upload(
+	terminal: string,
+	path: string,
+	file: File,
+	overwrite: boolean,
+	progress: Progress,
+	signal: AbortSignal,
+): Promise<void> {
+	// XMLHttpRequest, as fetch tells nothing of how much has been sent.
+	return new Promise((done, failed) => {
+		const x = new XMLHttpRequest();
+		x.open("PUT", address(terminal, path, `&overwrite=${overwrite}`));
+		x.setRequestHeader("Content-Type", "application/octet-stream");
+		x.upload.onprogress = (e) => progress(e.loaded, e.lengthComputable ? e.total : file.size);
+		x.onload = () => {
+			if (x.status >= 200 && x.status < 300) {
+				progress(file.size, file.size);
+				done();
+			} else failed(toApiError(json(x.responseText), x.status));
+		};
+		x.onerror = () => failed(unreachable());
+		x.onabort = () => failed(new DOMException("cancelled", "AbortError"));
+		signal.addEventListener("abort", () => x.abort());
+		if (signal.aborted) x.abort();
+		else x.send(file);
+	});
+}
+
+function json(text: string): unknown {
+	try {
+		return JSON.parse(text);
+	} catch {
+		return undefined;
+	}
+}
+
+/** Larger files are left to the browser's own downloads: this one holds them in memory. */
+export const inMemory = 256 << 20;
+
+/** Fetches a file of the device's and hands it to the browser to keep. */
+export async function download(
+	terminal: string,
+	path: string,
+	name: string,
+	size: number,
+	progress: Progress,
+	signal: AbortSignal,
+): Promise<void> {
+	if (size > inMemory) {
+		save(address(terminal, path), name);
+		return;
+	}
+	let answer: Response;
+	try {
+		answer = await fetch(address(terminal, path), { signal });
+	} catch (e) {
+		if (signal.aborted) throw e;
+		throw unreachable();
+	}
+	if (!answer.ok || !answer.body) throw toApiError(await answer.json().catch(() => undefined), answer.status);
+	const total = Number(answer.headers.get("Content-Length") ?? 0) || size;
+	const parts: Uint8Array<ArrayBuffer>[] = [];
+	let got = 0;
+	const reader = answer.body.getReader();
+	for (;;) {
+		const { done, value } = await reader.read();
+		if (done) break;
+		parts.push(value);
+		got += value.length;
+		progress(got, total);
+	}
+	const url = URL.createObjectURL(new Blob(parts, { type: "application/octet-stream" }));
+	save(url, name);
+	setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+function save(url: string, name: string) {
+	const a = document.createElement("a");
+	a.href = url;
+	a.download = name;
+	a.click();
+}
+
+const units = ["B", "kB", "MB", "GB", "TB"];
+
+/** 1,234 → "1.2 kB". */
+export function bytes(n: number): string {
+	let i = 0;
+	let v = n;
+	while (v >= 1000 && i < units.length - 1) {
+		v /= 1000;
+		i++;
+	}
+	return `${i === 0 || v >= 100 ? Math.round(v) : v.toFixed(1)} ${units[i]}`;
+}
+
+/** The path of a name in a folder. */
+export const join = (folder: string, name: string) => `${folder.replace(/\/+$/, "")}/${name}`;
+
+/** The folder above. */
+export const above = (path: string) => path.replace(/\/+$/, "").replace(/\/[^/]*$/, "") || "/";
