@@ -1,7 +1,8 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { Agent, request } from "node:https";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
@@ -276,7 +277,6 @@ export class Device {
 const trusting = new Agent({ rejectUnauthorized: false, keepAlive: true }); // the test's own gateway, on loopback
 
 async function freePort(): Promise<number> {
-	const { createServer } = await import("node:net");
 	return new Promise((done) => {
 		const s = createServer();
 		s.listen(0, "127.0.0.1", () => {
@@ -441,3 +441,59 @@ export async function everyLook(g: Gateway, name: string, path: string, ready: (
 		await context.close();
 	}
 }
+
+/** Changes the gateway's database behind its back. */
+export function sql(g: Gateway, statement: string) {
+	const script =
+		"import sqlite3, sys; db = sqlite3.connect(sys.argv[1], timeout=10); db.executescript(sys.argv[2]); db.close()";
+	execFileSync("python3", ["-c", script, join(g.data, "gateway.db"), statement]);
+}
+
+/** A TCP server on this machine that answers with what it gets; its port. */
+export async function echo(): Promise<number> {
+	const server = createServer((c) => c.on("error", () => {}).pipe(c));
+	await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
+	running.push(() => void server.close());
+	return (server.address() as AddressInfo).port;
+}
+
+/** A connection to a port of this machine. */
+export class Connection {
+	private readonly socket: Socket;
+	private got = "";
+	closed = false;
+
+	constructor(port: number) {
+		this.socket = connect(port, "127.0.0.1");
+		this.socket.on("data", (d) => {
+			this.got += d;
+		});
+		this.socket.on("error", () => {}); // told by "close"
+		this.socket.on("close", () => {
+			this.closed = true;
+		});
+		running.push(() => void this.socket.destroy());
+	}
+
+	/** Whether text comes back. */
+	async answers(text: string): Promise<boolean> {
+		this.socket.write(text);
+		await until(`"${text}" comes back`, () => this.closed || this.got.includes(text));
+		return this.got.includes(text);
+	}
+}
+
+/** Opens a local port by a command of socketxp as it stands on a page, but a free port; the port. */
+export async function slave(g: Gateway, command: string): Promise<{ port: number; program: Program }> {
+	const dir = mkdtempSync(join(g.dir, "laptop-"));
+	const program = run("socketxp", ["--work-dir", dir, ...wordsOf(command.replace("localhost:3000", "localhost:0"))]);
+	const port = await until("the local port is open", () => {
+		if (program.child.exitCode !== null) throw new Error(program.output());
+		return /tcp:\/\/localhost:(\d+)/.exec(program.output())?.[1];
+	});
+	return { port: Number(port), program };
+}
+
+/** The arguments of a command of socketxp, as a shell would take them apart. */
+export const wordsOf = (command: string) =>
+	[...command.replace(/^socketxp /, "").matchAll(/"([^"]*)"|(\S+)/g)].map((m) => m[1] ?? m[2] ?? "");

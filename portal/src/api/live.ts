@@ -1,6 +1,7 @@
 import { useEffect, useSyncExternalStore } from "react";
 import type { GatewayEvent } from "./client";
 import { meQuery, queryClient } from "./queries";
+import type { operations } from "./schema.gen";
 
 /** Whether what the pages show is kept up to date as it changes. */
 export type LiveState = "connecting" | "live" | "interrupted";
@@ -75,21 +76,24 @@ export function follow(url = "/api/v1/events/stream"): () => void {
 	};
 }
 
-/** The types that the gateway names its server-sent events by. */
-const eventTypes = [
-	"device.registered",
-	"device.online",
-	"device.offline",
-	"device.changed",
-	"device.deleted",
-	"device.key_changed",
-	"device.key_retired",
-	"device.quarantined",
-	"token.created",
-	"token.revoked",
-	"session.started",
-	"session.ended",
-] as const;
+/** The types that the gateway names its server-sent events by: all of them, or this does not compile. */
+export type EventType = NonNullable<NonNullable<operations["list-events"]["parameters"]["query"]>["type"]>;
+const known: Record<EventType, true> = {
+	"device.registered": true,
+	"device.online": true,
+	"device.offline": true,
+	"device.changed": true,
+	"device.deleted": true,
+	"device.key_changed": true,
+	"device.key_retired": true,
+	"device.quarantined": true,
+	"device.single_use_key": true,
+	"token.created": true,
+	"token.revoked": true,
+	"session.started": true,
+	"session.ended": true,
+};
+export const eventTypes = Object.keys(known) as EventType[];
 
 function take(m: MessageEvent<string>) {
 	let event: GatewayEvent;
@@ -100,6 +104,7 @@ function take(m: MessageEvent<string>) {
 	}
 	if (typeof event?.type !== "string") return;
 	invalidate(["events", ...(stale[event.type.split(".")[0] ?? ""] ?? [])]);
+	if (event.type === "device.registered") invalidate(["tokens"]); // a use of one
 	for (const f of listeners) f(event);
 }
 

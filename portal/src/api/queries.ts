@@ -43,3 +43,53 @@ export const groupsQuery = queryOptions({
 	queryKey: ["groups"],
 	queryFn: async ({ signal }) => (await ask(api.GET("/api/v1/groups", { signal }))).items,
 });
+
+type Filter<Operation extends keyof Operations> = NonNullable<Operations[Operation]["parameters"]["query"]>;
+type Operations = Pick<
+	import("./schema.gen").operations,
+	"list-tokens" | "list-sessions" | "list-events" | "list-audit"
+>;
+
+export type TokenFilter = Filter<"list-tokens">;
+
+export const tokensQuery = (filter: TokenFilter) =>
+	queryOptions({
+		queryKey: ["tokens", "list", filter],
+		queryFn: ({ signal }) => ask(api.GET("/api/v1/tokens", { params: { query: filter }, signal })),
+		placeholderData: keepPreviousData,
+	});
+
+/** The newest tokens of all kinds and states: for their names, and for what hangs on what. */
+export const recentTokensQuery = tokensQuery({ limit: 200 });
+
+export type SessionFilter = Filter<"list-sessions">;
+
+export const sessionsQuery = (filter: SessionFilter) =>
+	queryOptions({
+		queryKey: ["sessions", "list", filter],
+		queryFn: ({ signal }) => ask(api.GET("/api/v1/sessions", { params: { query: filter }, signal })),
+		placeholderData: keepPreviousData,
+	});
+
+export type EventFilter = Filter<"list-events">;
+
+export const eventsQuery = (filter: EventFilter) =>
+	queryOptions({
+		queryKey: ["events", "list", filter],
+		queryFn: ({ signal }) => ask(api.GET("/api/v1/events", { params: { query: filter }, signal })),
+		placeholderData: keepPreviousData,
+	});
+
+export type AuditFilter = Filter<"list-audit">;
+
+export const auditQuery = (filter: AuditFilter) =>
+	queryOptions({
+		queryKey: ["audit", "list", filter],
+		queryFn: ({ signal }) => ask(api.GET("/api/v1/audit", { params: { query: filter }, signal })),
+		placeholderData: keepPreviousData,
+	});
+
+export const signInsQuery = queryOptions({
+	queryKey: ["me", "signins"],
+	queryFn: async ({ signal }) => (await ask(api.GET("/api/v1/me/signins", { signal }))).items,
+});

@@ -92,7 +92,7 @@ export function Shell() {
 			<aside className={classes.sidebar}>
 				<Sidebar />
 			</aside>
-			<header className={classes.topbar}>
+			<section className={classes.topbar} aria-label={t.common.product}>
 				<Burger opened={menu} onClick={open} size="sm" aria-label={t.shell.menu} />
 				<Link to="/devices" className={classes.brand}>
 					<img src="/icon.svg" alt="" width={24} height={24} />
@@ -101,7 +101,7 @@ export function Shell() {
 				<ActionIcon variant="subtle" color="gray" size={36} aria-label={t.shell.searchHelp} onClick={spotlight.open}>
 					<IconSearch size={18} />
 				</ActionIcon>
-			</header>
+			</section>
 			<Drawer
 				opened={menu}
 				onClose={close}

@@ -6,12 +6,16 @@ test("relative times", () => {
 	const at = (seconds: number) => fromNow(new Date(now + seconds * 1000), now);
 	expect(at(0)).toBe("just now");
 	expect(at(-59)).toBe("just now");
-	expect(at(59)).toBe("in less than a minute");
+	expect(at(50)).toBe("in less than a minute");
 	expect(at(-61)).toBe("1 minute ago");
 	expect(at(-7199)).toBe("1 hour ago");
 	expect(at(-86_400)).toBe("yesterday");
 	expect(at(86_401)).toBe("tomorrow");
 	expect(at(30 * 86_400)).toBe("next month");
+	expect(at(8 * 3600 - 20)).toBe("in 8 hours");
+	expect(at(7.5 * 3600)).toBe("in 7 hours");
+	expect(at(3590)).toBe("in 1 hour");
+	expect(at(45 * 60)).toBe("in 45 minutes");
 });
 
 test("UTC in full", () => {

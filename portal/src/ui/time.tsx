@@ -15,11 +15,16 @@ const units: [Intl.RelativeTimeFormatUnit, number][] = [
 	["minute", 60],
 ];
 
+/** What was given 8 hours of life is not to say "in 7 hours" a moment later. */
+const grace = 0.02;
+
 /** "5 minutes ago", "in 2 days"; below a minute "just now" or "in less than a minute". */
 export function fromNow(at: Date, now = Date.now()): string {
 	const seconds = (at.getTime() - now) / 1000;
 	for (const [unit, size] of units) {
-		if (Math.abs(seconds) >= size) return relative.format(Math.trunc(seconds / size), unit);
+		const n = Math.abs(seconds) / size;
+		if (seconds > 0 && n >= 1 - grace) return relative.format(Math.floor(n + grace), unit);
+		if (n >= 1) return relative.format(Math.trunc(seconds / size), unit);
 	}
 	return seconds > 0 ? "in less than a minute" : "just now";
 }
