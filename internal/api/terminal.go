@@ -51,6 +51,27 @@ type OpenTerminal struct {
 	Attached   bool      `json:"attached" doc:"somebody looks at it"`
 }
 
+// Files is a folder of a device.
+type Files struct {
+	Path      string `json:"path" doc:"absolute"`
+	Entries   []File `json:"entries" nullable:"false"`
+	Truncated bool   `json:"truncated" doc:"there are more"`
+}
+
+// File is an entry of a folder.
+type File struct {
+	Name       string    `json:"name"`
+	Type       string    `json:"type" enum:"file,directory,link,other"`
+	Size       int64     `json:"size"`
+	Mode       string    `json:"mode" doc:"the permissions, in octal" example:"0644"`
+	ModifiedAt time.Time `json:"modified_at"`
+}
+
+// DirectoryRequest makes a folder.
+type DirectoryRequest struct {
+	Path string `json:"path" minLength:"1" maxLength:"4096"`
+}
+
 // TerminalTicket opens the WebSocket of one terminal, once.
 type TerminalTicket struct {
 	Ticket    string    `json:"ticket"`

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"socketxp"
+	device "socketxp/internal/agent"
 	"socketxp/internal/cluster"
 	"socketxp/internal/control"
 	"socketxp/internal/link"
@@ -26,6 +28,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "sftp-server" { // as a device's agent runs itself
+		if err := device.SFTPMain(os.Stdin, os.Stdout); err != nil {
+			panic(err)
+		}
+		return
+	}
 	goleak.VerifyTestMain(m,
 		// One for each account at an authority, for as long as the process lives.
 		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).loop"),

@@ -45,8 +45,8 @@ type route struct {
 	// action names what the route does in the audit, noun.verb; only refused writes
 	// are recorded by it. "" for what is only read.
 	action string
-	// stream is for an answer without an end: neither time nor context bounds it but
-	// the client's.
+	// stream is for an answer without an end, or a body: neither time nor context bounds
+	// it but the client's.
 	stream bool
 }
 
@@ -262,6 +262,9 @@ const maxBody = 1 << 20
 // for a slow sender holds, and takes JSON alone: no form of another site can send
 // that.
 func readBody(rt route, w http.ResponseWriter, req *http.Request) error {
+	if rt.writes() && rt.stream {
+		return nil // it has no end that memory could hold
+	}
 	if !rt.writes() || req.ContentLength == 0 {
 		req.Body = http.NoBody
 		return nil

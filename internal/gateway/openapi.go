@@ -91,16 +91,24 @@ func add[I, O any](r *router, op operation, h func(ctx context.Context, who call
 	})
 }
 
-// addStream registers an operation that writes its own answer of a media type.
+// addStream registers an operation that writes its own answer of a media type, or
+// takes a body of it.
 func (r *router) addStream(op operation, media string, params []*huma.Param, h func(http.ResponseWriter, *http.Request) error) {
+	op.stream = true
 	d := r.describe(op)
 	d.Parameters = params
+	content := map[string]*huma.MediaType{media: {Schema: &huma.Schema{Type: huma.TypeString}}}
+	answer, status := &huma.Response{Description: http.StatusText(http.StatusOK), Content: content}, "200"
+	if op.writes() {
+		d.RequestBody = &huma.RequestBody{Required: true, Content: content}
+		answer, status = &huma.Response{Description: http.StatusText(http.StatusNoContent)}, "204"
+	}
 	d.Responses = map[string]*huma.Response{
-		"200":     {Description: http.StatusText(http.StatusOK), Content: map[string]*huma.MediaType{media: {Schema: &huma.Schema{Type: huma.TypeString}}}},
+		status:    answer,
 		"default": {Description: "Error", Content: map[string]*huma.MediaType{"application/problem+json": {Schema: &huma.Schema{Ref: "#/components/schemas/Problem"}}}},
 	}
 	r.api.OpenAPI().AddOperation(&d)
-	op.path, op.stream = d.Path, true
+	op.path = d.Path
 	r.handle(op.route, h)
 }
 
@@ -141,7 +149,7 @@ func (r *router) describe(op operation) huma.Operation {
 			d.Security = append(d.Security, scheme)
 		}
 	}
-	if op.writes() && op.policy.purpose != socketxp.PurposePublic {
+	if op.writes() && !op.stream && op.policy.purpose != socketxp.PurposePublic {
 		shortest, longest := minIdempotencyKey, maxIdempotencyKey
 		d.Parameters = append(d.Parameters, &huma.Param{
 			Name: "Idempotency-Key", In: "header", Description: "random text: the same write sent again with it is not done again",

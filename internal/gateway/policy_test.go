@@ -212,8 +212,8 @@ func TestForeignIDs(t *testing.T) {
 	before := snapshot()
 	tried := 0
 	for _, rt := range routes() {
-		if !strings.Contains(rt.path, "{id}") && !strings.Contains(rt.path, "{name}") {
-			continue
+		if !strings.Contains(rt.path, "{id}") && !strings.Contains(rt.path, "{name}") || rt.policy == public {
+			continue // the portal's page is the same for every id
 		}
 		var id string
 		for part, v := range foreign {

@@ -205,6 +205,8 @@ func example(rt route, id string) (path, body string) {
 		body = `{"user_code":"BBBB-BBBB","approve":true}`
 	case "POST /api/v1/devices/{id}/terminals":
 		body = `{"port":22}`
+	case "POST /api/v1/terminals/{id}/files/directory":
+		body = `{"path":"x"}`
 	case "POST /api/v1/setup":
 		body = `{"secret":"","email":"","password":"","account":"x"}`
 	}

@@ -57,6 +57,7 @@ func (r *router) addTerminals() {
 		description: "A WebSocket of the subprotocol `" + terminalProtocol + "`, with `ticket.` and the ticket as another one, from the portal's own origin. Binary messages are what is typed and put out, text messages are JSON. " +
 			"Whoever else looked at the terminal does no longer.",
 	}, "application/octet-stream", []*huma.Param{pathID}, g.attachTerminal)
+	r.addTerminalFiles()
 }
 
 // pathID describes the id in an address that is not read by huma.

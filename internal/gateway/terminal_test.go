@@ -7,8 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"mime"
 	"net/http"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -457,4 +461,115 @@ func (g *Gateway) idleTerminal(who caller, d socketxp.Device) *webTerminal {
 	t.visit = g.newVisit(t, who, d, socketxp.Tunnel{Destination: socketxp.Destination{Scheme: "tcp", Host: "localhost", Port: 22}})
 	t.term = terminal.New(terminal.Options{Limits: terminal.DefaultLimits()})
 	return t
+}
+
+func TestTerminalFiles(t *testing.T) {
+	w := start(t)
+	d := w.agentDevice("kiosk", builtIn)
+	p := w.person()
+	opened := p.open(d, `{"port":22}`)
+	base := "/api/v1/terminals/" + opened.ID + "/files"
+	p.attach(opened.ID, opened.Ticket, 0).state("open")
+	dir := t.TempDir()
+	at := func(name string) string { return "?path=" + url.QueryEscape(filepath.Join(dir, name)) }
+	upload := func(name, query string, body io.Reader) restAnswer {
+		t.Helper()
+		req := must[*http.Request](t)(http.NewRequestWithContext(t.Context(), put, w.url(base+"/content"+at(name)+query), body))
+		req.Header.Set("Cookie", cookieName+"="+p.cookie)
+		return p.rest.send(req)
+	}
+	content := func(name string) string { return string(must[[]byte](t)(os.ReadFile(filepath.Join(dir, name)))) }
+	const strange = `a "b"; ü ; <script>.txt`
+	large := strings.Repeat("0123456789abcdef", 200<<10)
+
+	t.Run("up, down and listed", func(t *testing.T) {
+		upload(strange, "", strings.NewReader(large)).want(t, http.StatusNoContent, "")
+		if content(strange) != large {
+			t.Fatal("it is another content")
+		}
+		a := p.rest.do(get, base+"/content"+at(strange), "", cookie(p.cookie)...).want(t, http.StatusOK, "")
+		if a.body != large || a.header.Get("Content-Type") != "application/octet-stream" || !strings.Contains(a.header.Get("Content-Security-Policy"), "sandbox") || a.header.Get("Content-Length") != strconv.Itoa(len(large)) {
+			t.Errorf("%d bytes, %v", len(a.body), a.header)
+		}
+		if kind, params, err := mime.ParseMediaType(a.header.Get("Content-Disposition")); err != nil || kind != "attachment" || params["filename"] != strange {
+			t.Errorf("%q: %q %v", a.header.Get("Content-Disposition"), params["filename"], err)
+		}
+		list := into[api.Files](t, p.rest.do(get, base+at(""), "", cookie(p.cookie)...))
+		if list.Path != dir || list.Truncated || len(list.Entries) != 1 || list.Entries[0].Name != strange || list.Entries[0].Type != "file" || list.Entries[0].Size != int64(len(large)) {
+			t.Errorf("list %+v", list)
+		}
+		for _, action := range []string{"file.upload", "file.upload-end", "file.download", "file.download-end"} {
+			if w.audited(w.account.ID, action, "") != 1 {
+				t.Errorf("%s is not audited", action)
+			}
+		}
+	})
+	t.Run("home", func(t *testing.T) {
+		if list := into[api.Files](t, p.rest.do(get, base, "", cookie(p.cookie)...)); !filepath.IsAbs(list.Path) {
+			t.Errorf("list %q", list.Path)
+		}
+	})
+	t.Run("what is there stays, unless it is to be overwritten", func(t *testing.T) {
+		if err := os.WriteFile(filepath.Join(dir, "there"), []byte("old"), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		upload("there", "", strings.NewReader("new")).want(t, http.StatusConflict, socketxp.CodeConflict)
+		upload("there", "&overwrite=false", strings.NewReader("new")).want(t, http.StatusConflict, socketxp.CodeConflict)
+		if content("there") != "old" {
+			t.Fatal("it was overwritten")
+		}
+		upload("there", "&overwrite=true", strings.NewReader("new")).want(t, http.StatusNoContent, "")
+		if st := must[os.FileInfo](t)(os.Stat(filepath.Join(dir, "there"))); content("there") != "new" || st.Mode().Perm() != 0o640 {
+			t.Errorf("%q of mode %v", content("there"), st.Mode())
+		}
+		upload("", "&overwrite=true", strings.NewReader("new")).want(t, http.StatusConflict, socketxp.CodeConflict)
+	})
+	t.Run("an upload that is called off leaves nothing", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		r, in := io.Pipe()
+		req := must[*http.Request](t)(http.NewRequestWithContext(ctx, put, w.url(base+"/content"+at("half")), r))
+		req.Header.Set("Cookie", cookieName+"="+p.cookie)
+		ended := make(chan error, 1)
+		go func() {
+			resp, err := p.rest.http.Do(req)
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+			ended <- err
+		}()
+		names := func() string {
+			var names []string
+			for _, e := range must[[]os.DirEntry](t)(os.ReadDir(dir)) {
+				names = append(names, e.Name())
+			}
+			return strings.Join(names, " ")
+		}
+		_, _ = in.Write([]byte(large))
+		eventually(t, patience, "it has begun", func() bool { return strings.Contains(names(), ".part") })
+		cancel()
+		_ = in.CloseWithError(io.ErrClosedPipe)
+		if err := <-ended; err == nil {
+			t.Error("it was answered")
+		}
+		eventually(t, patience, "nothing is left", func() bool { return !strings.Contains(names(), ".part") && !strings.Contains(names(), "half") })
+	})
+	t.Run("folders", func(t *testing.T) {
+		body := string(must[[]byte](t)(json.Marshal(map[string]string{"path": filepath.Join(dir, "folder")})))
+		p.rest.do(post, base+"/directory", body, cookie(p.cookie)...).want(t, http.StatusCreated, "")
+		p.rest.do(post, base+"/directory", body, cookie(p.cookie)...).want(t, http.StatusConflict, socketxp.CodeConflict)
+		p.rest.do(get, base+"/content"+at("folder"), "", cookie(p.cookie)...).want(t, http.StatusBadRequest, socketxp.CodeInvalid)
+	})
+	t.Run("what is not there, and no path", func(t *testing.T) {
+		p.rest.do(get, base+at("nothing"), "", cookie(p.cookie)...).want(t, http.StatusNotFound, socketxp.CodeNotFound)
+		p.rest.do(get, base+"/content"+at("nothing"), "", cookie(p.cookie)...).want(t, http.StatusNotFound, socketxp.CodeNotFound)
+		for _, query := range []string{"", "?path=", "?path=%00", "?path=a&more=1", "?path=" + strings.Repeat("a", 4097)} {
+			p.rest.do(get, base+"/content"+query, "", cookie(p.cookie)...).want(t, http.StatusBadRequest, socketxp.CodeInvalid)
+		}
+	})
+	t.Run("after the end of the terminal", func(t *testing.T) {
+		p.rest.do(remove, "/api/v1/terminals/"+opened.ID, "", cookie(p.cookie)...).want(t, http.StatusNoContent, "")
+		eventually(t, patience, "it is forgotten", func() bool {
+			return p.rest.do(get, base, "", cookie(p.cookie)...).status == http.StatusNotFound
+		})
+	})
 }

@@ -59,7 +59,8 @@ func (t *Terminal) Attach(ctx context.Context, socket Socket) {
 	if send(ctx, socket, fromMessage{Type: "from", Offset: offset}) == nil {
 		t.show(ctx, a)
 	}
-	socket.Close()
+	socket.Close() // before cancel, which would cut off the last message
+	cancel()
 	<-reading
 }
 

@@ -95,6 +95,7 @@ type Terminal struct {
 	acked   int64 // bytes that the screen has taken
 	input   []byte
 	size    Size
+	fileOps int         // things that are being done with files
 	att     *attachment // nil while nobody looks
 	told    bool        // an attachment has taken the ending
 	idle    *time.Timer // runs while nobody looks
