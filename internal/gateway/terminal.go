@@ -61,7 +61,7 @@ func (r *router) addTerminals() {
 }
 
 // pathID describes the id in an address that is not read by huma.
-var pathID = &huma.Param{Name: "id", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}}
+var pathID = &huma.Param{Name: "id", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString, MaxLength: new(100)}}
 
 // webTerminal is a person's terminal: the gateway itself is the visitor, with a key
 // that it has made for this one visit. It is the visit's holder.

@@ -6,6 +6,7 @@ import { type ReactNode, useState } from "react";
 import { ApiError, api, ask, type Device, type GatewayEvent, type Schemas, type Session } from "../api/client";
 import { deviceQuery, meQuery, queryClient } from "../api/queries";
 import { t } from "../strings";
+import { rememberClick } from "../terminal/open";
 import { CopyBox, CopyButton } from "../ui/copy";
 import { Confirm } from "../ui/dialogs";
 import { Facts, Page, Panel } from "../ui/page";
@@ -117,7 +118,12 @@ function Known({ device: d, error }: { device: Device; error: unknown }) {
 						component="a"
 						{...(why
 							? { "aria-disabled": true, "data-disabled": true, role: "link", tabIndex: 0, title: why }
-							: { href: `/terminal/${d.id}`, target: "_blank", rel: "noopener" })}
+							: {
+									href: `/terminal/${d.id}`,
+									target: "_blank",
+									rel: "noopener",
+									onClick: () => rememberClick(d.id),
+								})}
 						leftSection={<IconTerminal2 size={16} />}
 					>
 						{t.device.terminal}

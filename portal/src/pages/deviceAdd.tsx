@@ -6,6 +6,7 @@ import { type FormEvent, type ReactNode, useState } from "react";
 import { api, ask, type Device, type Schemas } from "../api/client";
 import { devicesQuery } from "../api/queries";
 import { t } from "../strings";
+import { rememberClick } from "../terminal/open";
 import { CopyBox } from "../ui/copy";
 import { Problem } from "../ui/problem";
 import { Time, useNow } from "../ui/time";
@@ -301,6 +302,7 @@ function Came({ device: d }: { device: Device }) {
 					<Button
 						component="a"
 						href={`/terminal/${d.id}`}
+						onClick={() => rememberClick(d.id)}
 						target="_blank"
 						rel="noopener"
 						leftSection={<IconTerminal2 size={16} />}

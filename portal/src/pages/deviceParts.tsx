@@ -4,6 +4,7 @@ import { useQuery } from "@tanstack/react-query";
 import type { Device, Schemas } from "../api/client";
 import { groupsQuery } from "../api/queries";
 import { t } from "../strings";
+import { rememberClick } from "../terminal/open";
 import { nothing, type Tone } from "../ui/status";
 
 /** What a device is called for people: its display name, or its name. */
@@ -68,6 +69,7 @@ export function TerminalIcon({ device }: { device: Device }) {
 				<ActionIcon
 					component="a"
 					href={`/terminal/${device.id}`}
+					onClick={() => rememberClick(device.id)}
 					target="_blank"
 					rel="noopener"
 					variant="subtle"

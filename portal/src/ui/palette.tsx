@@ -6,6 +6,7 @@ import { useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { devicesQuery } from "../api/queries";
 import { t } from "../strings";
+import { openTerminal } from "../terminal/open";
 import classes from "./palette.module.css";
 import { pages } from "./shell";
 import { Dot } from "./status";
@@ -59,10 +60,7 @@ export function Palette() {
 							.filter((d) => words && d.status === "online")
 							.slice(0, 3)
 							.map((d) => (
-								<Spotlight.Action
-									key={`terminal-${d.id}`}
-									onClick={go(() => window.open(`/terminal/${d.id}`, "_blank", "noopener"))}
-								>
+								<Spotlight.Action key={`terminal-${d.id}`} onClick={go(() => openTerminal(d.id))}>
 									<span className={classes.device}>
 										<IconTerminal2 size={16} aria-hidden />
 										{t.shell.palette.openTerminal(d.display_name || d.name)}
