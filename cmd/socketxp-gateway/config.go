@@ -55,6 +55,7 @@ func newSettings(cmd *cobra.Command) *settings {
 	f.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 	f.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text, json, or auto: text on a terminal")
 	f.BoolVar(&c.RevealTokens, "reveal-tokens", c.RevealTokens, "whether the text of a token can be shown again")
+	f.BoolVar(&c.SignUp, "sign-up", c.SignUp, "let anybody who reaches the gateway make an account of their own")
 	f.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "how long open links may go on when it stops")
 	f.DurationVar(&c.DeviceKeyLife, "device-key-life", c.DeviceKeyLife, "age at which a device is asked to change its key, such as 2160h; 0 for never")
 	f.DurationVar(&c.Heartbeat, "heartbeat", c.Heartbeat, "how long an idle agent may be silent: longer costs it less data, and a dead one is noticed later")

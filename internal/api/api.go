@@ -37,6 +37,7 @@ type Gateway struct {
 	Version     string   `json:"version" doc:"of the program"`
 	APIVersions []string `json:"api_versions" nullable:"false" example:"[\"v1\"]"`
 	SetUp       bool     `json:"set_up" doc:"there is an owner; before, the set-up link makes one"`
+	SignUp      bool     `json:"sign_up" doc:"anybody can make an account of their own"`
 }
 
 // RegisterRequest registers a device: POST /api/v1/register with a registration

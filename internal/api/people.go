@@ -20,6 +20,14 @@ type SetUpRequest struct {
 	Account  string `json:"account" doc:"name of the account" minLength:"1" maxLength:"128" example:"home"`
 }
 
+// SignUpRequest makes an account of the caller's own.
+type SignUpRequest struct {
+	Email    string `json:"email" doc:"with which its owner signs in" maxLength:"254" example:"you@example.com"`
+	Password string `json:"password" doc:"12 characters or more" maxLength:"1024"`
+	Name     string `json:"name,omitempty" doc:"of the owner" maxLength:"128"`
+	Account  string `json:"account" doc:"name of the account" minLength:"1" maxLength:"128" example:"home"`
+}
+
 // SignInRequest signs a person in.
 type SignInRequest struct {
 	Email    string `json:"email" maxLength:"254"`

@@ -43,6 +43,12 @@ func (c *Client) SetUp(ctx context.Context, r SetUpRequest) (Me, error) {
 	return get[Me](ctx, c, http.MethodPost, "/setup", nil, r)
 }
 
+// SignUp makes an account of the caller's own, if the address has none. SignIn says
+// whether it was made: the answer is the same.
+func (c *Client) SignUp(ctx context.Context, r SignUpRequest) error {
+	return c.call(ctx, http.MethodPost, "/signup", nil, r, nil)
+}
+
 // SignIn signs a person in.
 func (c *Client) SignIn(ctx context.Context, email, password string) (Me, error) {
 	return get[Me](ctx, c, http.MethodPost, "/signin", nil, SignInRequest{Email: email, Password: password})

@@ -34,6 +34,7 @@ type Config struct {
 	LogLevel       string        `yaml:"log_level"`        // debug, info, warn or error
 	LogFormat      string        `yaml:"log_format"`       // auto, text or json
 	RevealTokens   bool          `yaml:"reveal_tokens"`    // whether a token's text can be shown again
+	SignUp         bool          `yaml:"sign_up"`          // whether anybody can make an account of their own
 	DrainTimeout   time.Duration `yaml:"drain_timeout"`    // how long open links may go on at shutdown
 	Heartbeat      time.Duration `yaml:"heartbeat"`        // how long an idle agent may be silent
 	DeviceKeyLife  time.Duration `yaml:"device_key_life"`  // devices whose key is older are asked to change it; 0 for never

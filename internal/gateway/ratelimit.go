@@ -23,6 +23,8 @@ type httpLimits struct {
 	// signIn is for the requests of one address that try a password or the set-up
 	// secret.
 	signIn quota
+	// signUp is for the accounts that one address makes: they stay.
+	signUp quota
 	// register is for registrations, by address, by token and by account.
 	register, registerToken, registerAccount quota
 	// authorize is for the device authorizations that one address asks for, and poll
@@ -61,6 +63,7 @@ func defaultHTTPLimits() httpLimits {
 		address:    quota{1000, 2000},
 		credential: quota{200, 400},
 		signIn:     quota{0.5, 30},
+		signUp:     quota{1.0 / 360, 10},
 		register:   quota{20, 200}, registerToken: quota{10, 100}, registerAccount: quota{50, 500},
 		authorize: quota{1.0 / 30, 30}, poll: quota{0.25, 2}, codes: quota{1.0 / 60, 10},
 		terminals: quota{0.5, 30},
@@ -220,6 +223,7 @@ type rest struct {
 	limits httpLimits
 
 	addresses, signIns, registrations *rates[netip.Prefix]
+	signUps                           *rates[netip.Prefix]
 	authorizations, codesByAddress    *rates[netip.Prefix]
 	polls, codesByUser                *rates[string]
 	credentials                       *rates[string]
@@ -236,6 +240,7 @@ func newREST(l httpLimits) *rest {
 	return &rest{
 		limits:    l,
 		addresses: newRates[netip.Prefix](l.address), signIns: newRates[netip.Prefix](l.signIn), registrations: newRates[netip.Prefix](l.register),
+		signUps:        newRates[netip.Prefix](l.signUp),
 		authorizations: newRates[netip.Prefix](l.authorize), polls: newRates[string](l.poll),
 		codesByAddress: newRates[netip.Prefix](l.codes), codesByUser: newRates[string](l.codes),
 		credentials: newRates[string](l.credential), tokenRegistrations: newRates[string](l.registerToken), accountRegistrations: newRates[string](l.registerAccount),

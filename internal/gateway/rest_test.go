@@ -207,6 +207,8 @@ func example(rt route, id string) (path, body string) {
 		body = `{"port":22}`
 	case "POST /api/v1/terminals/{id}/files/directory":
 		body = `{"path":"x"}`
+	case "POST /api/v1/signup":
+		body = `{"email":"","password":"","account":"x"}`
 	case "POST /api/v1/setup":
 		body = `{"secret":"","email":"","password":"","account":"x"}`
 	}

@@ -126,6 +126,10 @@ func (r *router) addPeople() {
 		route: route{method: post, path: "/signin", policy: public, action: "signin.create"}, id: "sign-in", tag: tag, summary: "Sign in",
 		description: "Sets the cookie `" + cookieName + "`, and `" + api.KnownCookie + "`: sent with a later sign-in, that one is not held up by what strangers guess. It is good for nothing else.",
 	}, g.signIn)
+	add(r, operation{
+		route: route{method: post, path: "/signup", policy: public, action: "account.create"}, id: "sign-up", tag: tag, summary: "Make an account of one's own", status: http.StatusAccepted,
+		description: "Where the gateway allows it (`sign_up`). The account is a new one, whatever the email address. The answer is the same if the address has an account already, which stays as it is: sign in to find out.",
+	}, g.signUp)
 	add(r, operation{route: route{method: post, path: "/signout", policy: personal, action: "signin.end"}, id: "sign-out", tag: tag, summary: "Sign out"}, g.signOut)
 	add(r, operation{
 		route: route{method: post, path: "/reauth", policy: personal, action: "signin.reauth"}, id: "reauthenticate", tag: tag, summary: "Enter the password again",

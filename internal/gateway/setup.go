@@ -46,7 +46,7 @@ func (g *Gateway) showGateway(ctx context.Context, _ caller, _ *struct{}) (*gate
 	if err != nil {
 		return nil, err
 	}
-	return &gatewayOut{api.Gateway{Version: g.version, APIVersions: []string{"v1"}, SetUp: !needed}}, nil
+	return &gatewayOut{api.Gateway{Version: g.version, APIVersions: []string{"v1"}, SetUp: !needed, SignUp: g.cfg.SignUp && !needed}}, nil
 }
 
 func (g *Gateway) setUpNeeded(ctx context.Context) (bool, error) {
@@ -88,7 +88,7 @@ func (g *Gateway) setUp(ctx context.Context, _ caller, in *setUpIn) (*meOut, err
 		g.auditRefusal(ctx, socketxp.AuditEntry{Action: "account.create", Actor: actor, Detail: "set-up"}, err)
 		return nil, err
 	}
-	account, user, err := g.newOwner(ctx, in.Body)
+	account, user, err := g.newOwner(ctx, api.SignUpRequest{Email: in.Body.Email, Password: in.Body.Password, Name: in.Body.Name, Account: in.Body.Account})
 	if err != nil {
 		return nil, err
 	}
@@ -136,8 +136,8 @@ func (g *Gateway) checkSetUpSecret(ctx context.Context, text string) error {
 	return nil
 }
 
-// newOwner checks what the first owner chose.
-func (g *Gateway) newOwner(ctx context.Context, req api.SetUpRequest) (socketxp.Account, socketxp.User, error) {
+// newOwner checks what the owner of a new account chose.
+func (g *Gateway) newOwner(ctx context.Context, req api.SignUpRequest) (socketxp.Account, socketxp.User, error) {
 	now := g.now()
 	account := socketxp.Account{
 		ID: socketxp.NewID(now), Name: strings.TrimSpace(req.Account), CreatedAt: now,

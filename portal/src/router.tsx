@@ -45,7 +45,7 @@ const signedIn = createRoute({
 	),
 });
 
-const shell = createRoute({ getParentRoute: () => signedIn, id: "shell", component: Shell });
+const shell = createRoute({ getParentRoute: () => signedIn, id: "shell", component: () => <Shell /> });
 
 const home = createRoute({
 	getParentRoute: () => root,
@@ -77,15 +77,16 @@ const cli = createRoute({
 	path: "/cli",
 	component: lazyRouteComponent(() => import("./pages/cli"), "CliPage"),
 });
-const docs = createRoute({
-	getParentRoute: () => root,
-	path: "/api/docs",
-	component: lazyRouteComponent(() => import("./pages/docs"), "DocsPage"),
-});
-
 /** A page's search parameters are checked by the page itself; the router hands on strings, numbers and lists. */
 export type Search = Record<string, unknown>;
 const search = (s: Search): Search => s;
+
+const docs = createRoute({
+	getParentRoute: () => root,
+	path: "/api/docs",
+	validateSearch: search,
+	component: lazyRouteComponent(() => import("./pages/docs"), "DocsPage"),
+});
 
 const devices = createRoute({
 	getParentRoute: () => shell,

@@ -652,6 +652,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/signup": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Make an account of one's own
+         * @description Where the gateway allows it (`sign_up`). The account is a new one, whatever the email address. The answer is the same if the address has an account already, which stays as it is: sign in to find out. Needs no credential.
+         */
+        post: operations["sign-up"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/terminals": {
         parameters: {
             query?: never;
@@ -706,6 +726,70 @@ export interface paths {
         get: operations["attach-terminal"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/terminals/{id}/files": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List a folder of the device
+         * @description By SFTP on the terminal's own connection, as the terminal's user. At most 5,000 entries. For a sign-in with the right `tokens:write`.
+         */
+        get: operations["list-files"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/terminals/{id}/files/content": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get a file of the device
+         * @description For a sign-in with the right `tokens:write`.
+         */
+        get: operations["download-file"];
+        /**
+         * Put a file on the device
+         * @description The body is the content. The file is there whole or not at all. For a sign-in with the right `tokens:write`.
+         */
+        put: operations["upload-file"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/terminals/{id}/files/directory": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Make a folder on the device
+         * @description For a sign-in with the right `tokens:write`.
+         */
+        post: operations["make-directory"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1146,6 +1230,11 @@ export interface components {
         } & {
             [key: string]: unknown;
         };
+        DirectoryRequest: {
+            path: string;
+        } & {
+            [key: string]: unknown;
+        };
         Event: {
             /** Format: date-time */
             at: string;
@@ -1161,6 +1250,31 @@ export interface components {
         } & {
             [key: string]: unknown;
         };
+        File: {
+            /**
+             * @description the permissions, in octal
+             * @example 0644
+             */
+            mode: string;
+            /** Format: date-time */
+            modified_at: string;
+            name: string;
+            /** Format: int64 */
+            size: number;
+            /** @enum {string} */
+            type: "file" | "directory" | "link" | "other";
+        } & {
+            [key: string]: unknown;
+        };
+        Files: {
+            entries: components["schemas"]["File"][];
+            /** @description absolute */
+            path: string;
+            /** @description there are more */
+            truncated: boolean;
+        } & {
+            [key: string]: unknown;
+        };
         Gateway: {
             /**
              * @example [
@@ -1170,6 +1284,8 @@ export interface components {
             api_versions: string[];
             /** @description there is an owner; before, the set-up link makes one */
             set_up: boolean;
+            /** @description anybody can make an account of their own */
+            sign_up: boolean;
             /** @description of the program */
             version: string;
         } & {
@@ -1518,6 +1634,24 @@ export interface components {
         };
         SignInRequest: {
             email: string;
+            password: string;
+        } & {
+            [key: string]: unknown;
+        };
+        SignUpRequest: {
+            /**
+             * @description name of the account
+             * @example home
+             */
+            account: string;
+            /**
+             * @description with which its owner signs in
+             * @example you@example.com
+             */
+            email: string;
+            /** @description of the owner */
+            name?: string;
+            /** @description 12 characters or more */
             password: string;
         } & {
             [key: string]: unknown;
@@ -2974,6 +3108,37 @@ export interface operations {
             };
         };
     };
+    "sign-up": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SignUpRequest"];
+            };
+        };
+        responses: {
+            /** @description Accepted */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     "list-terminals": {
         parameters: {
             query?: never;
@@ -3054,6 +3219,146 @@ export interface operations {
                 content: {
                     "application/octet-stream": string;
                 };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "list-files": {
+        parameters: {
+            query?: {
+                /** @description without it, the user's home folder */
+                path?: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Files"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "download-file": {
+        parameters: {
+            query: {
+                path: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "upload-file": {
+        parameters: {
+            query: {
+                path: string;
+                /** @description true puts it in the place of a file that is there */
+                overwrite?: boolean;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "make-directory": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description random text: the same write sent again with it is not done again */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DirectoryRequest"];
+            };
+        };
+        responses: {
+            /** @description Created */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description Error */
             default: {

@@ -23,11 +23,12 @@ export function CliPage() {
 	useTitle(t.cli.title);
 	const me = useQuery({ ...meQuery, retry: false });
 	const [ended, setEnded] = useState(false);
-	const out = me.error instanceof ApiError && me.error.status === 401;
 	let content: ReactNode;
 	if (me.data) content = <Confirm me={me.data} onEnded={() => setEnded(true)} />;
-	else if (out) content = <SignInFirst ended={ended} onDone={() => setEnded(false)} />;
-	else if (me.error) content = <Problem error={me.error} onRetry={() => void me.refetch()} />;
+	else if (me.error && !(me.error instanceof ApiError && me.error.status === 401))
+		content = <Problem error={me.error} onRetry={() => void me.refetch()} />;
+	// Also while it is asked again: what is typed there must stay.
+	else if (me.isFetched || ended) content = <SignInFirst ended={ended} onDone={() => setEnded(false)} />;
 	else {
 		content = (
 			<Stack gap="md" role="status" aria-label={t.cli.loading}>

@@ -1,6 +1,6 @@
-import { Button, PasswordInput, Stack, Text, TextInput, Title } from "@mantine/core";
+import { Anchor, Button, PasswordInput, Stack, Text, TextInput, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
-import { useNavigate, useRouter } from "@tanstack/react-router";
+import { Link, useNavigate, useRouter } from "@tanstack/react-router";
 import { type FormEvent, useState } from "react";
 import { api, ask, type Me } from "../api/client";
 import { gatewayQuery, meQuery, queryClient } from "../api/queries";
@@ -47,6 +47,14 @@ export function SignInPage() {
 						else await navigate({ to: "/devices" });
 					}}
 				/>
+				{gateway?.sign_up && (
+					<Text size="sm" c="dimmed">
+						{t.signIn.noAccount}{" "}
+						<Anchor component={Link} to="/signup" size="sm" underline="always">
+							{t.signIn.signUp}
+						</Anchor>
+					</Text>
+				)}
 				<Text size="xs" c="dimmed">
 					{t.signIn.forgot}
 				</Text>

@@ -32,7 +32,7 @@ import {
 } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { Link, Outlet, useNavigate, useRouterState } from "@tanstack/react-router";
-import { type ComponentType, useEffect } from "react";
+import { type ComponentType, type ReactNode, useEffect } from "react";
 import { api, ask } from "../api/client";
 import { follow, useLiveState } from "../api/live";
 import { gatewayQuery, meQuery, queryClient } from "../api/queries";
@@ -78,7 +78,7 @@ export const pages: readonly { section?: string; items: readonly Item[] }[] = [
 ];
 
 /** What surrounds the pages of somebody who is signed in. */
-export function Shell() {
+export function Shell({ children }: { children?: ReactNode }) {
 	const [menu, { open, close }] = useDisclosure(false);
 	const path = useRouterState({ select: (s) => s.location.pathname });
 	// biome-ignore lint/correctness/useExhaustiveDependencies: another page closes the menu
@@ -113,7 +113,7 @@ export function Shell() {
 				<Sidebar />
 			</Drawer>
 			<main className={classes.main} id="content" tabIndex={-1}>
-				<Outlet />
+				{children ?? <Outlet />}
 			</main>
 			<Palette />
 		</div>

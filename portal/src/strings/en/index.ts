@@ -4,6 +4,7 @@ import { cli } from "./cli";
 import { common } from "./common";
 import { device } from "./device";
 import { devices } from "./devices";
+import { docs } from "./docs";
 import { events } from "./events";
 import { groups } from "./groups";
 import { password } from "./password";
@@ -13,6 +14,7 @@ import { sessions } from "./sessions";
 import { setUp } from "./setUp";
 import { shell } from "./shell";
 import { signIn } from "./signIn";
+import { signUp } from "./signUp";
 import { terminal } from "./terminal";
 import { tokens } from "./tokens";
 
@@ -23,6 +25,7 @@ export const en = {
 	common,
 	device,
 	devices,
+	docs,
 	events,
 	groups,
 	password,
@@ -33,6 +36,7 @@ export const en = {
 	setUp,
 	shell,
 	signIn,
+	signUp,
 	terminal,
 	tokens,
 };
