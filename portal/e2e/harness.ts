@@ -89,7 +89,8 @@ export class Gateway {
 	readonly password = randomBytes(15).toString("base64url");
 	url = "";
 	process!: Program;
-	private cookie = "";
+	/** Of the owner who is signed in: name and value. */
+	cookie = "";
 
 	/** Starts it. With an owner unless `owner` is false: then `setUpLink` is what it printed. */
 	static async start({ owner = true, args = [] as string[] } = {}): Promise<Gateway> {
@@ -231,6 +232,13 @@ export function typed(
 	return { ...p, done };
 }
 
+/** Writes rows that no API makes into a gateway's database; see seed.py. */
+export function seed(g: Gateway, what: string, ...args: string[]): string {
+	return execFileSync("/usr/bin/python3", [join(here, "seed.py"), join(g.data, "gateway.db"), what, ...args], {
+		encoding: "utf8",
+	});
+}
+
 /** A device with a real agent. */
 export class Device {
 	readonly name: string;
@@ -369,6 +377,15 @@ export async function signIn(g: Gateway, page: Page) {
 	await page.getByLabel("Password", { exact: false }).first().fill(g.password);
 	await page.getByRole("button", { name: "Sign in" }).click();
 	await page.waitForURL("**/devices");
+}
+
+/** A browser in which the owner is signed in already, without the form. */
+export async function owner(g: Gateway, look: Parameters<typeof person>[1] = {}): Promise<Person> {
+	const p = await person(g, look);
+	p.page.setDefaultTimeout(10_000);
+	const [name = "", value = ""] = g.cookie.split("=");
+	await p.context.addCookies([{ name, value, url: g.url, secure: true, httpOnly: true, sameSite: "Lax" }]);
+	return p;
 }
 
 /** Keeps a picture in portal/shots. */

@@ -44,6 +44,9 @@ const dark: MantineColorsTuple = [
 /** Where the chosen scheme is kept; public/scheme.js reads it before the first paint. */
 export const colorSchemeManager = localStorageColorSchemeManager({ key: "socketxp-color-scheme" });
 
+/** The header of a dialog is not that of the page. */
+const noBanner = { header: { role: "presentation" } };
+
 export const theme = createTheme({
 	colors: { brand, gray, dark },
 	primaryColor: "brand",
@@ -70,7 +73,15 @@ export const theme = createTheme({
 		PasswordInput: { defaultProps: { size: "sm" } },
 		Select: { defaultProps: { size: "sm", allowDeselect: false } },
 		Tooltip: { defaultProps: { openDelay: 300, withArrow: false, events: { hover: true, focus: true, touch: true } } },
-		Modal: { defaultProps: { centered: true, radius: "lg", overlayProps: { backgroundOpacity: 0.45, blur: 2 } } },
+		Modal: {
+			defaultProps: {
+				centered: true,
+				radius: "lg",
+				overlayProps: { backgroundOpacity: 0.45, blur: 2 },
+				attributes: noBanner,
+			},
+		},
+		Drawer: { defaultProps: { overlayProps: { backgroundOpacity: 0.45, blur: 2 }, attributes: noBanner } },
 		Menu: { defaultProps: { shadow: "md", radius: "md", position: "bottom-end" } },
 	},
 });

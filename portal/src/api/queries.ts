@@ -13,6 +13,12 @@ export const queryClient = new QueryClient({
 	},
 });
 
+/**
+ * How often what shows who is online is asked for without an event: a device that was
+ * away for a moment only is not told of, but may have been seen just then.
+ */
+export const quietly = 20_000;
+
 /** Who is signed in. */
 export const meQuery = queryOptions({ queryKey: ["me"], queryFn: () => ask(api.GET("/api/v1/me")), staleTime: 60_000 });
 

@@ -1,10 +1,10 @@
-import { Alert, Button, Stack, Tabs, Text, Title } from "@mantine/core";
+import { Alert, Anchor, Button, Stack, Tabs, Text, Title } from "@mantine/core";
 import { IconChevronLeft, IconLifebuoy, IconPlayerPause, IconTerminal2 } from "@tabler/icons-react";
 import { queryOptions, useQuery } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { type ReactNode, useState } from "react";
 import { ApiError, api, ask, type Device, type GatewayEvent, type Schemas, type Session } from "../api/client";
-import { deviceQuery, meQuery, queryClient } from "../api/queries";
+import { deviceQuery, meQuery, queryClient, quietly } from "../api/queries";
 import { t } from "../strings";
 import { rememberClick } from "../terminal/open";
 import { CopyBox, CopyButton } from "../ui/copy";
@@ -16,6 +16,7 @@ import { Dot, nothing, Tag } from "../ui/status";
 import { type Column, Pager, Table } from "../ui/table";
 import { Time } from "../ui/time";
 import { done } from "../ui/toast";
+import { bytes } from "../ui/units";
 import { oneOf, sizeOf, textOf, useUrlState } from "../ui/urlState";
 import classes from "./device.module.css";
 import { DeviceForm, useDeviceActs } from "./deviceActs";
@@ -28,7 +29,7 @@ type Tab = (typeof tabs)[number];
 
 export function DevicePage() {
 	const { id = "" } = useParams({ strict: false }) as { id?: string };
-	const device = useQuery(deviceQuery(id));
+	const device = useQuery({ ...deviceQuery(id), refetchInterval: quietly });
 	if (device.error instanceof ApiError && device.error.status === 404) {
 		return (
 			<Page title={t.device.gone.title} lead={t.device.gone.text} above={<Back />}>
@@ -235,9 +236,14 @@ function Overview({ device: d }: { device: Device }) {
 						[
 							f.token,
 							d.token_id ? (
-								<span key="token" className="mono">
+								<Anchor
+									key="token"
+									inherit
+									className="mono"
+									renderRoot={(p) => <Link to="/tokens" search={{ state: "all", open: d.token_id }} {...p} />}
+								>
 									{d.token_id}
-								</span>
+								</Anchor>
 							) : (
 								f.preRegistered
 							),
@@ -247,19 +253,14 @@ function Overview({ device: d }: { device: Device }) {
 				/>
 			</Panel>
 			<Panel title={k.title}>
-				<div className={classes.columns}>
-					<Facts
-						facts={[
-							[k.fingerprint, <Copied key="fp" text={d.fingerprint} what={k.fingerprint} />],
-							[k.since, <Time key="since" at={d.key_since} absolute />],
-						]}
-					/>
-					<Facts
-						facts={[
-							[k.hostKey, d.ssh_host_key ? <Copied key="hk" text={d.ssh_host_key} what={k.hostKey} /> : k.noHostKey],
-						]}
-					/>
-				</div>
+				<Facts
+					wide
+					facts={[
+						[k.fingerprint, <Copied key="fp" text={d.fingerprint} what={k.fingerprint} />],
+						[k.since, <Time key="since" at={d.key_since} absolute />],
+						[k.hostKey, d.ssh_host_key ? <Copied key="hk" text={d.ssh_host_key} what={k.hostKey} /> : k.noHostKey],
+					]}
+				/>
 			</Panel>
 		</>
 	);
@@ -314,19 +315,15 @@ const sessionsNowQuery = (device: string) =>
 			ask(api.GET("/api/v1/sessions", { params: { query: { device_id: device, live: "true", limit: 200 } }, signal })),
 	});
 
-/** "1.4 MB" */
-function bytes(n: number): string {
-	const units = ["B", "kB", "MB", "GB", "TB"];
-	const power = n < 1000 ? 0 : Math.min(units.length - 1, Math.floor(Math.log10(n) / 3));
-	const value = n / 1000 ** power;
-	return `${power > 0 && value < 10 ? value.toFixed(1) : Math.round(value)} ${units[power]}`;
-}
-
 function SessionsNow({ device: d }: { device: Device }) {
 	const w = t.device.sessions;
 	const me = useQuery(meQuery).data;
 	const mayEnd = useRight("sessions:write");
-	const sessions = useQuery(sessionsNowQuery(d.id));
+	const sessions = useQuery({
+		...sessionsNowQuery(d.id),
+		// What has gone through is counted as it goes; no event tells of it.
+		refetchInterval: (q) => (q.state.data?.items.length ? 5000 : false),
+	});
 	const [ending, setEnding] = useState<Session | undefined>();
 	const [opened, setOpened] = useState(false);
 	const columns: Column<Session>[] = [
@@ -390,7 +387,11 @@ function SessionsNow({ device: d }: { device: Device }) {
 				/>
 			</Panel>
 			<div>
-				<Button component={Link} {...({ to: "/sessions", search: { device_id: d.id } } as object)} variant="default">
+				<Button
+					component={Link}
+					{...({ to: "/sessions", search: { state: "all", device: d.id } } as object)}
+					variant="default"
+				>
 					{w.past}
 				</Button>
 			</div>
@@ -428,7 +429,7 @@ const deviceEventsQuery = (device: string, limit: number, cursor: string | undef
 function Events({ device: d }: { device: Device }) {
 	const w = t.device.events;
 	const [url, setUrl] = useUrlState();
-	const limit = sizeOf(url.limit);
+	const limit = sizeOf(url.size);
 	const cursor = textOf(url.cursor);
 	const events = useQuery(deviceEventsQuery(d.id, limit, cursor));
 	const columns: Column<GatewayEvent>[] = [
@@ -458,7 +459,7 @@ function Events({ device: d }: { device: Device }) {
 				nextCursor={events.data?.next_cursor}
 				onGo={(c) => setUrl({ cursor: c })}
 				size={limit}
-				onSize={(n) => setUrl({ limit: n, cursor: undefined })}
+				onSize={(n) => setUrl({ size: n, cursor: undefined })}
 			/>
 		</Panel>
 	);

@@ -5,6 +5,7 @@ import type { Device, Schemas } from "../api/client";
 import { groupsQuery } from "../api/queries";
 import { t } from "../strings";
 import { rememberClick } from "../terminal/open";
+import { Lazy } from "../ui/lazy";
 import { nothing, type Tone } from "../ui/status";
 
 /** What a device is called for people: its display name, or its name. */
@@ -50,36 +51,45 @@ export function noTerminal(d: Device): string | undefined {
 export function TerminalIcon({ device }: { device: Device }) {
 	const why = noTerminal(device);
 	const label = t.devices.terminal(calling(device));
+	const icon = why ? (
+		// Can be reached by keyboard all the same: the reason is for everybody.
+		<ActionIcon
+			variant="subtle"
+			color="gray"
+			size={30}
+			aria-disabled
+			data-disabled
+			aria-label={`${label}. ${why}`}
+			onClick={(e) => e.preventDefault()}
+		>
+			<IconTerminal2 size={18} />
+		</ActionIcon>
+	) : (
+		<ActionIcon
+			component="a"
+			href={`/terminal/${device.id}`}
+			onClick={() => rememberClick(device.id)}
+			target="_blank"
+			rel="noopener"
+			variant="subtle"
+			size={30}
+			aria-label={label}
+		>
+			<IconTerminal2 size={18} />
+		</ActionIcon>
+	);
 	return (
-		<Tooltip label={why ?? label} multiline maw={320}>
-			{why ? (
-				// Can be reached by keyboard all the same: the reason is for everybody.
-				<ActionIcon
-					variant="subtle"
-					color="gray"
-					size={30}
-					aria-disabled
-					data-disabled
-					aria-label={`${label}. ${why}`}
-					onClick={(e) => e.preventDefault()}
-				>
-					<IconTerminal2 size={18} />
-				</ActionIcon>
-			) : (
-				<ActionIcon
-					component="a"
-					href={`/terminal/${device.id}`}
-					onClick={() => rememberClick(device.id)}
-					target="_blank"
-					rel="noopener"
-					variant="subtle"
-					size={30}
-					aria-label={label}
-				>
-					<IconTerminal2 size={18} />
-				</ActionIcon>
-			)}
-		</Tooltip>
+		<Lazy>
+			{(ready) =>
+				ready ? (
+					<Tooltip label={why ?? label} multiline maw={320}>
+						{icon}
+					</Tooltip>
+				) : (
+					icon
+				)
+			}
+		</Lazy>
 	);
 }
 

@@ -16,8 +16,9 @@ import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
 import { memo, useMemo, useRef, useState } from "react";
 import { ApiError, type Device } from "../api/client";
-import { type DeviceFilter, devicesQuery, groupsQuery } from "../api/queries";
+import { type DeviceFilter, devicesQuery, groupsQuery, quietly } from "../api/queries";
 import { t } from "../strings";
+import { Lazy } from "../ui/lazy";
 import { Page, Panel } from "../ui/page";
 import { useRight } from "../ui/rights";
 import { SearchBox } from "../ui/searchBox";
@@ -54,7 +55,7 @@ export function DevicesPage() {
 	const group = textOf(url.group, 63);
 	const version = textOf(url.version, 256);
 	const sort = oneOf(url.sort, sorts) ?? "name";
-	const limit = sizeOf(url.limit);
+	const limit = sizeOf(url.size);
 	const cursor = textOf(url.cursor);
 	const filtered = search !== undefined || status !== undefined || group !== undefined || version !== undefined;
 	const filter: DeviceFilter = {
@@ -66,7 +67,7 @@ export function DevicesPage() {
 		limit,
 		...(cursor ? { cursor } : {}),
 	};
-	const list = useQuery(devicesQuery(filter));
+	const list = useQuery({ ...devicesQuery(filter), refetchInterval: quietly });
 	const page = list.data;
 	// Another filter or order begins with the first page.
 	const change = (patch: Record<string, unknown>, replace = false) => setUrl({ ...patch, cursor: undefined }, replace);
@@ -165,7 +166,8 @@ export function DevicesPage() {
 							name={calling}
 							error={list.error}
 							onRetry={() =>
-								list.error instanceof ApiError && list.error.status === 422 ? clear() : void list.refetch()
+								// What is wrong with a link does not get better by asking again.
+								list.error instanceof ApiError && list.error.code === "invalid" ? clear() : void list.refetch()
 							}
 							stale={list.isPlaceholderData}
 							sort={sort}
@@ -191,7 +193,7 @@ export function DevicesPage() {
 								scrollTo({ top: 0 });
 							}}
 							size={limit}
-							onSize={(n) => change({ limit: n })}
+							onSize={(n) => change({ size: n })}
 						/>
 					</Panel>
 				</>
@@ -464,13 +466,22 @@ const RowMenu = memo(function RowMenu({
 	mayWrite: boolean;
 	acts: { readonly current: RowActs };
 }) {
-	return (
-		<Menu>
-			<Menu.Target>
-				<ActionIcon variant="subtle" color="gray" size={30} aria-label={t.devices.menu(calling(d))}>
-					<IconDotsVertical size={18} />
-				</ActionIcon>
-			</Menu.Target>
+	const [opened, setOpened] = useState(false);
+	const button = (onClick?: () => void) => (
+		<ActionIcon
+			variant="subtle"
+			color="gray"
+			size={30}
+			aria-label={t.devices.menu(calling(d))}
+			aria-haspopup="menu"
+			{...(onClick ? { onClick } : {})}
+		>
+			<IconDotsVertical size={18} />
+		</ActionIcon>
+	);
+	const menu = () => (
+		<Menu opened={opened} onChange={setOpened}>
+			<Menu.Target>{button()}</Menu.Target>
 			<Menu.Dropdown>
 				<Menu.Item leftSection={<IconExternalLink size={16} />} onClick={() => acts.current.onOpen(d.id)}>
 					{t.devices.open}
@@ -519,5 +530,17 @@ const RowMenu = memo(function RowMenu({
 				)}
 			</Menu.Dropdown>
 		</Menu>
+	);
+	return (
+		<Lazy>
+			{(ready, arm) =>
+				ready
+					? menu()
+					: button(() => {
+							arm();
+							requestAnimationFrame(() => setOpened(true));
+						})
+			}
+		</Lazy>
 	);
 });

@@ -39,7 +39,7 @@ export function GroupsPage() {
 	const groups = useQuery(groupsQuery);
 	const search = textOf(url.search, 63) ?? "";
 	const sort = oneOf(url.sort, sorts) ?? "name";
-	const limit = sizeOf(url.limit);
+	const limit = sizeOf(url.size);
 	const from = Math.max(0, Math.floor(Number(textOf(url.cursor) ?? 0) || 0));
 	const found = useMemo(
 		() => groups.data && sorted(groups.data, sort).filter((g) => g.name.includes(search.toLowerCase())),
@@ -155,7 +155,7 @@ export function GroupsPage() {
 					nextCursor={found && found.length > from + limit ? String(from + limit) : undefined}
 					onGo={(c) => setUrl({ cursor: c })}
 					size={limit}
-					onSize={(n) => change({ limit: n })}
+					onSize={(n) => change({ size: n })}
 				/>
 			</Panel>
 			<NameDialog

@@ -70,9 +70,16 @@ export function Panel({
 }
 
 /** Names and values, side by side where there is room. */
-export function Facts({ facts }: { facts: readonly (readonly [string, ReactNode])[] }) {
+export function Facts({
+	facts,
+	wide = false,
+}: {
+	facts: readonly (readonly [string, ReactNode])[];
+	/** Each in a row of its own: for what is long. */
+	wide?: boolean;
+}) {
 	return (
-		<dl className={classes.facts}>
+		<dl className={classes.facts} data-wide={wide || undefined}>
 			{facts.map(([name, value]) => (
 				<div key={name} className={classes.fact}>
 					<dt>{name}</dt>

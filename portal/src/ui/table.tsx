@@ -8,7 +8,7 @@ import {
 	IconColumns3,
 	IconSelector,
 } from "@tabler/icons-react";
-import { Fragment, type ReactNode } from "react";
+import { memo, type ReactNode, useMemo, useRef } from "react";
 import { t } from "../strings";
 import { Problem } from "./problem";
 import classes from "./table.module.css";
@@ -65,9 +65,18 @@ interface TableProps<Row> {
 
 /** A table of a page of rows: skeletons at first, then rows, or what is wrong, or what to do while there are none. */
 export function Table<Row>(p: TableProps<Row>) {
-	const columns = p.columns.filter((c) => !p.hidden?.has(c.id));
+	const columns = useMemo(() => p.columns.filter((c) => !p.hidden?.has(c.id)), [p.columns, p.hidden]);
 	const ids = p.rows?.map(p.id) ?? [];
 	const chosen = p.selection ? ids.filter((id) => p.selection?.ids.has(id)) : [];
+	const acts = useRef<RowActs<Row>>({});
+	acts.current = {
+		click: p.onRowClick,
+		select: (id) => {
+			const next = new Set(p.selection?.ids);
+			if (!next.delete(id)) next.add(id);
+			p.selection?.set(next);
+		},
+	};
 	if (p.error && !p.rows) return <Problem error={p.error} {...(p.onRetry ? { onRetry: p.onRetry } : {})} />;
 	if (p.rows?.length === 0 && p.empty) return p.empty;
 	return (
@@ -104,47 +113,18 @@ export function Table<Row>(p: TableProps<Row>) {
 								const id = p.id(row);
 								const open = p.isExpanded?.(row) ?? false;
 								return (
-									<Fragment key={id}>
-										<tr
-											data-selected={p.selection?.ids.has(id) || undefined}
-											data-open={open || undefined}
-											data-click={p.onRowClick ? true : undefined}
-											onClick={
-												p.onRowClick &&
-												((e) => {
-													// Links, buttons and marked text are meant themselves.
-													if ((e.target as Element).closest("a, button, input, label, [role=menuitem]")) return;
-													if (getSelection()?.toString()) return;
-													p.onRowClick?.(row);
-												})
-											}
-										>
-											{p.selection && (
-												<td className={classes.check}>
-													<Checkbox
-														size="xs"
-														aria-label={t.common.rows.select(p.name?.(row) ?? id)}
-														checked={p.selection.ids.has(id)}
-														onChange={() => {
-															const next = new Set(p.selection?.ids);
-															if (!next.delete(id)) next.add(id);
-															p.selection?.set(next);
-														}}
-													/>
-												</td>
-											)}
-											{columns.map((c) => (
-												<td key={c.id} data-from={c.from} data-align={c.align}>
-													{c.cell(row)}
-												</td>
-											))}
-										</tr>
-										{open && (
-											<tr className={classes.more}>
-												<td colSpan={columns.length + (p.selection ? 1 : 0)}>{p.expanded?.(row)}</td>
-											</tr>
-										)}
-									</Fragment>
+									<TableRow
+										key={id}
+										row={row}
+										id={id}
+										columns={columns}
+										name={p.selection ? (p.name?.(row) ?? id) : undefined}
+										selected={p.selection?.ids.has(id) ?? false}
+										clickable={p.onRowClick !== undefined}
+										acts={acts}
+										expanded={open ? p.expanded?.(row) : undefined}
+										open={open}
+									/>
 								);
 							})
 						: skeletonRows.map((n) => (
@@ -162,6 +142,68 @@ export function Table<Row>(p: TableProps<Row>) {
 		</section>
 	);
 }
+
+interface RowActs<Row> {
+	click?: ((row: Row) => void) | undefined;
+	select?: (id: string) => void;
+}
+
+interface RowProps<Row> {
+	row: Row;
+	id: string;
+	columns: readonly Column<Row>[];
+	/** What it is called, where rows can be selected. */
+	name: string | undefined;
+	selected: boolean;
+	clickable: boolean;
+	acts: { readonly current: RowActs<Row> };
+	open: boolean;
+	expanded: ReactNode;
+}
+
+/** Drawn again only if something of it has changed: a page has up to 200 of them. */
+const TableRow = memo(function TableRow<Row>(p: RowProps<Row>) {
+	return (
+		<>
+			<tr
+				data-selected={p.selected || undefined}
+				data-open={p.open || undefined}
+				data-click={p.clickable || undefined}
+				onClick={
+					p.clickable
+						? (e) => {
+								// Links, buttons and marked text are meant themselves.
+								if ((e.target as Element).closest("a, button, input, label, [role=menu], [role=dialog]")) return;
+								if (getSelection()?.toString()) return;
+								p.acts.current.click?.(p.row);
+							}
+						: undefined
+				}
+			>
+				{p.name !== undefined && (
+					<td className={classes.check}>
+						<Checkbox
+							size="xs"
+							aria-label={t.common.rows.select(p.name)}
+							checked={p.selected}
+							onChange={() => p.acts.current.select?.(p.id)}
+						/>
+					</td>
+				)}
+				{p.columns.map((c) => (
+					<td key={c.id} data-from={c.from} data-align={c.align}>
+						{c.cell(p.row)}
+					</td>
+				))}
+			</tr>
+			{p.open && (
+				<tr className={classes.more}>
+					<td colSpan={p.columns.length + (p.name === undefined ? 0 : 1)}>{p.expanded}</td>
+				</tr>
+			)}
+		</>
+	);
+}) as <Row>(p: RowProps<Row>) => ReactNode;
 
 const skeletonRows = [1, 2, 3, 4, 5, 6, 7, 8];
 
@@ -232,19 +274,17 @@ export function ColumnMenu<Row>({
 				{columns
 					.filter((c) => !c.fixed)
 					.map((c) => (
-						<Menu.Item
+						<Menu.CheckboxItem
 							key={c.id}
-							role="menuitemcheckbox"
-							aria-checked={!hidden.has(c.id)}
-							leftSection={<Checkbox.Indicator size="xs" checked={!hidden.has(c.id)} />}
-							onClick={() => {
+							checked={!hidden.has(c.id)}
+							onChange={() => {
 								const next = new Set(hidden);
 								if (!next.delete(c.id)) next.add(c.id);
 								onChange(next);
 							}}
 						>
 							{c.title}
-						</Menu.Item>
+						</Menu.CheckboxItem>
 					))}
 			</Menu.Dropdown>
 		</Menu>

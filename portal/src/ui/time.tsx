@@ -1,6 +1,7 @@
 import { Tooltip } from "@mantine/core";
 import { useEffect, useState } from "react";
 import { t } from "../strings";
+import { Lazy } from "./lazy";
 
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "long" });
 const short = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
@@ -59,20 +60,31 @@ export function Time({ at, absolute = false }: { at: string | undefined; absolut
 	if (!at) return <span className="quiet">{t.common.never}</span>;
 	const date = new Date(at);
 	if (Number.isNaN(date.getTime())) return <span className="quiet">{t.common.nothing}</span>;
+	const text = (
+		<time dateTime={at} className="numbers">
+			{absolute ? local(date) : fromNow(date, now)}
+		</time>
+	);
 	return (
-		<Tooltip
-			multiline
-			label={
-				<>
-					{full.format(date)}
-					<br />
-					{utc(date)}
-				</>
+		<Lazy>
+			{(ready) =>
+				ready ? (
+					<Tooltip
+						multiline
+						label={
+							<>
+								{full.format(date)}
+								<br />
+								{utc(date)}
+							</>
+						}
+					>
+						{text}
+					</Tooltip>
+				) : (
+					text
+				)
 			}
-		>
-			<time dateTime={at} className="numbers">
-				{absolute ? local(date) : fromNow(date, now)}
-			</time>
-		</Tooltip>
+		</Lazy>
 	);
 }

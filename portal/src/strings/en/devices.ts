@@ -67,7 +67,7 @@ export const devices = {
 	editor: {
 		title: (name: string) => `Edit ${name}`,
 		name: "Name",
-		nameHelp: "By this name the device is reached: a–z, 0–9 and -.",
+		nameHelp: "By this name the device is reached: a–z, 0–9 and -. Its agent learns it when it connects next.",
 		displayName: "Display name",
 		displayNameHelp: "Free text, shown with the name.",
 		group: "Group",

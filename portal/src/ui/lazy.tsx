@@ -1,0 +1,40 @@
+import { type ReactNode, useLayoutEffect, useRef, useState } from "react";
+import classes from "./lazy.module.css";
+
+/**
+ * For what a table has hundreds of and what is costly to keep ready: menus, tooltips.
+ * It is drawn bare, and ready as soon as somebody comes near it with the mouse or by
+ * keyboard. `arm` makes it ready by other means: a finger, a screen reader. Bare and
+ * ready must look alike; the focus goes from one to the other.
+ */
+export function Lazy({ children }: { children: (ready: boolean, arm: () => void) => ReactNode }) {
+	const [ready, setReady] = useState(false);
+	const box = useRef<HTMLSpanElement>(null);
+	const focus = useRef(false);
+	useLayoutEffect(() => {
+		if (ready && focus.current) box.current?.querySelector<HTMLElement>("a, button")?.focus();
+	}, [ready]);
+	const arm = () => {
+		focus.current = true;
+		setReady(true);
+	};
+	return (
+		// biome-ignore lint/a11y/noStaticElementInteractions: it only watches over what is inside
+		<span
+			ref={box}
+			className={classes.lazy}
+			onPointerEnter={(e) => {
+				// A finger is about to tap what it touches: another element in its place would get nothing.
+				if (e.pointerType === "mouse" && !ready) {
+					focus.current = box.current?.contains(document.activeElement) ?? false;
+					setReady(true);
+				}
+			}}
+			onFocus={(e) => {
+				if (!ready && e.target.matches(":focus-visible")) arm();
+			}}
+		>
+			{children(ready, arm)}
+		</span>
+	);
+}
