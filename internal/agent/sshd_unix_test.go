@@ -164,7 +164,7 @@ func TestSSHLogin(t *testing.T) {
 			t.Errorf("%+v", o)
 		}
 	})
-	for _, name := range []string{"eve", "", strings.ToUpper(b.user), b.user + " ", b.user + "\x00", b.user + ",eve", strings.Repeat("a", 100_000)} {
+	for _, name := range []string{"eve", strings.ToUpper(b.user), b.user + " ", b.user + "\x00", b.user + ",eve", strings.Repeat("a", 100_000)} {
 		t.Run("no other user by any method "+printable(name), func(t *testing.T) {
 			if _, err := b.dial(name, methods...); err == nil {
 				t.Error("let in")

@@ -382,10 +382,19 @@ func (t *Terminal) connect(ctx context.Context) (*ssh.Client, error) {
 		return ssh.NewClient(c, channels, requests), nil
 	}
 	_ = conn.Close()
-	if strings.Contains(err.Error(), "unable to authenticate") { // the library has no type for it
+	if notTaken(err) {
 		err = &refusedError{said}
 	}
 	return nil, err
+}
+
+// notTaken reports whether an error of a handshake says that the server did not take
+// the sign-in. The library has no type for it; and where a server fails a sign-in by
+// questions before it asks any, it complains of message 51, which is
+// SSH_MSG_USERAUTH_FAILURE (RFC 4252 section 6).
+func notTaken(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "unable to authenticate") || strings.HasSuffix(text, "unexpected message type 51 (expected 60)")
 }
 
 // awaitTrust asks the person to trust the host key that was shown. It returns nil

@@ -494,3 +494,17 @@ func BenchmarkOutput(b *testing.B) {
 		}
 	}
 }
+
+func TestNotTaken(t *testing.T) {
+	for text, want := range map[string]bool{
+		"ssh: handshake failed: ssh: unable to authenticate, attempted methods [none password], no supported methods remain": true,
+		"ssh: handshake failed: ssh: unexpected message type 51 (expected 60)":                                               true,
+		"ssh: handshake failed: EOF": false,
+		"ssh: handshake failed: ssh: unexpected message type 51 (expected 20)": false,
+		"ssh: overflow reading version string":                                 false,
+	} {
+		if got := notTaken(errors.New(text)); got != want {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+}

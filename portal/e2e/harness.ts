@@ -15,6 +15,11 @@ const shots = resolve(here, "../shots");
 /** What a test started; ended in reverse order by `stopAll`. */
 const running: (() => Promise<void> | void)[] = [];
 
+/** Does f when all is ended, in reverse order of these calls. */
+export function atTheEnd(f: () => Promise<void> | void) {
+	running.push(f);
+}
+
 /** Ends all that was started, also after a failure. For afterAll. */
 export async function stopAll() {
 	for (const stop of running.splice(0).reverse()) await stop();
@@ -284,7 +289,7 @@ export class Device {
 
 const trusting = new Agent({ rejectUnauthorized: false, keepAlive: true }); // the test's own gateway, on loopback
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
 	return new Promise((done) => {
 		const s = createServer();
 		s.listen(0, "127.0.0.1", () => {

@@ -1,18 +1,7 @@
 import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import {
-	type Device,
-	everyLook,
-	expectAccessible,
-	expectQuiet,
-	Gateway,
-	type Person,
-	person,
-	shot,
-	signIn,
-	stopAll,
-	until,
-} from "./harness";
+import { type Device, everyLook, expectAccessible, expectQuiet, Gateway, shot, stopAll, until } from "./harness";
+import { reader, run, screen, sees } from "./terminal";
 
 let g: Gateway;
 let pi: Device;
@@ -22,34 +11,6 @@ beforeAll(async () => {
 });
 afterEach(expectQuiet);
 afterAll(stopAll);
-
-/** What the terminal's screen shows, without the spaces at the ends of lines: as a screen reader gets it, since what WebGL draws is not text. */
-async function screen(page: Page, pane = 0): Promise<string> {
-	return page
-		.locator(".xterm-accessibility-tree")
-		.nth(pane)
-		.evaluate((e) =>
-			[...e.children].map((row) => (row.textContent ?? "").replaceAll("\u00a0", " ").trimEnd()).join("\n"),
-		);
-}
-
-const sees = (page: Page, text: string | RegExp, pane = 0) =>
-	until(`the terminal shows ${text}`, async () => {
-		const s = await screen(page, pane);
-		return typeof text === "string" ? s.includes(text) : text.test(s);
-	}).catch(async (e) => {
-		throw new Error(`${e.message}\n${await screen(page, pane)}`);
-	});
-
-/** Somebody whose terminals are read out, as the tests read them. */
-async function reader(): Promise<Person> {
-	const p = await person(g);
-	await p.context.addInitScript(() =>
-		localStorage.setItem("socketxp-terminal", JSON.stringify({ screenReader: true })),
-	);
-	await signIn(g, p.page);
-	return p;
-}
 
 /** Opens the terminal as the icon does, and waits for its prompt. */
 async function openByClick(page: Page): Promise<void> {
@@ -62,15 +23,8 @@ async function openByClick(page: Page): Promise<void> {
 	await sees(page, /[$#] ?$/m);
 }
 
-async function run(page: Page, command: string, want: string | RegExp, pane = 0) {
-	await page.locator(".xterm-helper-textarea").nth(pane).focus();
-	await page.keyboard.type(command);
-	await page.keyboard.press("Enter");
-	await sees(page, want, pane);
-}
-
 test("a click is a shell; uname -a is answered by the device", async () => {
-	const { page } = await reader();
+	const { page } = await reader(g);
 	await openByClick(page);
 	await run(page, "uname -a; tty", /Linux .*\n(.*\n)*\/dev\/pts\/\d+/);
 	await shot(page, "terminal-open");
@@ -94,19 +48,19 @@ async function size(page: Page): Promise<string> {
 }
 
 test("W-19 a link alone opens nothing", async () => {
-	const { page } = await reader();
-	const before = (await g.ask("GET", "/api/v1/sessions?device_id=" + pi.id)).body.items.length;
+	const { page } = await reader(g);
+	const before = (await g.ask("GET", `/api/v1/sessions?device_id=${pi.id}`)).body.items.length;
 	await page.goto(`/terminal/${pi.id}`);
 	await page.getByText("Nothing is opened before you say so.").waitFor();
 	await shot(page, "terminal-asks");
 	await expectAccessible(page, "the question before a terminal");
-	expect((await g.ask("GET", "/api/v1/sessions?device_id=" + pi.id)).body.items.length).toBe(before);
+	expect((await g.ask("GET", `/api/v1/sessions?device_id=${pi.id}`)).body.items.length).toBe(before);
 	await page.getByRole("button", { name: "Connect" }).click();
 	await sees(page, /[$#] ?$/m);
 });
 
 test("a reload and a drop of the network lose neither the shell nor what it has written", async () => {
-	const { page, context } = await reader();
+	const { page, context } = await reader(g);
 	await openByClick(page);
 	await run(page, "kept=$((40+2)); seq 1 50", /^50$/m);
 	await page.reload();
@@ -122,7 +76,7 @@ test("a reload and a drop of the network lose neither the shell nor what it has 
 });
 
 test("tabs, panes, find and sizes by keyboard alone", async () => {
-	const { page } = await reader();
+	const { page } = await reader(g);
 	await openByClick(page);
 	await run(page, "echo first; seq 100 120", /^120$/m);
 	await page.keyboard.press("Control+Shift+KeyE");
@@ -149,7 +103,7 @@ test("tabs, panes, find and sizes by keyboard alone", async () => {
 });
 
 test("what a device writes does nothing outside of its screen (W-12)", async () => {
-	const { page } = await reader();
+	const { page } = await reader(g);
 	await openByClick(page);
 	await page.evaluate(() => navigator.clipboard.writeText("untouched"));
 	await run(page, "printf '\\033]0;<img src=x onerror=alert(1)>%0300d\\007' 7; echo titled", /^titled$/m);
@@ -196,7 +150,7 @@ test("what a device writes does nothing outside of its screen (W-12)", async () 
 });
 
 test("10 MB of output leave the page awake", async () => {
-	const { page } = await reader();
+	const { page } = await reader(g);
 	await openByClick(page);
 	await page.evaluate(() => {
 		const w = window as { longest?: number; ticks?: number };
@@ -225,7 +179,7 @@ test("10 MB of output leave the page awake", async () => {
 });
 
 test("L-01 who signs out elsewhere has no terminal any more", async () => {
-	const here = await reader();
+	const here = await reader(g);
 	await openByClick(here.page);
 	await run(here.page, "echo noted", /^noted$/m);
 	const list = (await g.ask("GET", "/api/v1/me/signins")).body.items as {
@@ -250,7 +204,7 @@ test("every look of the terminal", async () => {
 });
 
 test("a device that is offline says so, and connects when it is back", async () => {
-	const { page } = await reader();
+	const { page } = await reader(g);
 	await pi.stop();
 	await page.goto(`/terminal/${pi.id}`);
 	await page.getByText("Waiting for the device to come online…").waitFor();

@@ -14,6 +14,20 @@ const brand: MantineColorsTuple = [
 	"#153b88",
 ];
 
+/** White on 6 and 7 has a contrast of more than 4.5. */
+const red: MantineColorsTuple = [
+	"#fff1f0",
+	"#ffdedb",
+	"#ffb9b3",
+	"#fb8f87",
+	"#f2635a",
+	"#e0453b",
+	"#cf352b",
+	"#c0271f",
+	"#a01f18",
+	"#7d1812",
+];
+
 /** Neutral greys with a little blue, for both schemes. */
 const gray: MantineColorsTuple = [
 	"#f8f9fb",
@@ -48,7 +62,7 @@ export const colorSchemeManager = localStorageColorSchemeManager({ key: "socketx
 const noBanner = { header: { role: "presentation" } };
 
 export const theme = createTheme({
-	colors: { brand, gray, dark },
+	colors: { brand, red, gray, dark },
 	primaryColor: "brand",
 	primaryShade: { light: 7, dark: 6 },
 	autoContrast: true,

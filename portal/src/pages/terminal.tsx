@@ -190,7 +190,7 @@ function Terminals({ device, alive }: { device: Device; alive: ReadonlySet<strin
 	const fileTerminal = activePane?.terminalId && open.has(activePane.key) ? activePane.terminalId : undefined;
 	return (
 		<div className={classes.page}>
-			<header className={classes.toolbar} ref={toolbar}>
+			<section className={classes.toolbar} ref={toolbar} aria-label={t.terminal.toolbar}>
 				<VisuallyHidden component="h1">{t.terminal.title(name)}</VisuallyHidden>
 				<Tooltip label={t.terminal.back}>
 					<Link to="/devices/$id" params={{ id: device.id }} className={classes.device}>
@@ -257,7 +257,7 @@ function Terminals({ device, alive }: { device: Device; alive: ReadonlySet<strin
 					<SettingsMenu settings={settings} onChange={setSettings} />
 					<KeysMenu />
 				</div>
-			</header>
+			</section>
 			{/* biome-ignore lint/a11y/noStaticElementInteractions: files are dropped here by the mouse; by the keyboard they are chosen in the files' panel */}
 			<main
 				className={classes.body}

@@ -88,7 +88,7 @@ export class Connection {
 
 	/** Ends the terminal on the device. */
 	async close() {
-		this.leave();
+		this.end({ reason: "closed", message: "" });
 		await ask(api.DELETE("/api/v1/terminals/{id}", { params: { path: { id: this.id } } }));
 	}
 

@@ -384,7 +384,8 @@ function Bar({
 /** What happened, in a sentence; the gateway's own words where there are none of ours. */
 export function endingText(e: Ending): string {
 	if (e.reason === "exited") return e.signal ? t.terminal.signalled(e.signal) : t.terminal.exited(e.exit_status);
-	const ours = t.terminal.ended[e.reason];
+	// What the gateway says of a lost connection is more than we know, if it says something.
+	const ours = e.reason === "connection_lost" && e.message ? undefined : t.terminal.ended[e.reason];
 	const theirs = [e.message, e.hint]
 		.filter(Boolean)
 		.map((s) => `${String(s).charAt(0).toUpperCase()}${String(s).slice(1).replace(/[.]?$/, ".")}`);

@@ -1,4 +1,4 @@
-import { ApiError, toApiError } from "../api/client";
+import { ApiError, api, ask, toApiError } from "../api/client";
 
 /** Tells how many bytes have gone, of how many (0 if nobody knows). */
 export type Progress = (sent: number, total: number) => void;
@@ -6,38 +6,12 @@ export type Progress = (sent: number, total: number) => void;
 const address = (terminal: string, path: string, more = "") =>
 	`/api/v1/terminals/${encodeURIComponent(terminal)}/files/content?path=${encodeURIComponent(path)}${more}`;
 
-export interface Entry {
-	name: string;
-	type: "file" | "directory" | "link" | "other";
-	size: number;
-}
-
-export interface Folder {
-	/** Absolute. */
-	path: string;
-	entries: Entry[];
-	truncated: boolean;
-}
-
 /** What is in a folder of the device's; "" is the user's home. */
-export async function listFolder(terminal: string, path: string, signal: AbortSignal): Promise<Folder> {
-	const answer = await fetch(
-		`/api/v1/terminals/${encodeURIComponent(terminal)}/files?path=${encodeURIComponent(path)}`,
-		{ signal },
-	);
-	const body = await answer.json().catch(() => undefined);
-	if (!answer.ok) throw toApiError(body, answer.status);
-	return body as Folder;
-}
+export const listFolder = (terminal: string, path: string, signal: AbortSignal) =>
+	ask(api.GET("/api/v1/terminals/{id}/files", { params: { path: { id: terminal }, query: { path } }, signal }));
 
-export async function makeFolder(terminal: string, path: string) {
-	const answer = await fetch(`/api/v1/terminals/${encodeURIComponent(terminal)}/files/directory`, {
-		method: "POST",
-		headers: { "Content-Type": "application/json" },
-		body: JSON.stringify({ path }),
-	});
-	if (!answer.ok) throw toApiError(await answer.json().catch(() => undefined), answer.status);
-}
+export const makeFolder = (terminal: string, path: string) =>
+	ask(api.POST("/api/v1/terminals/{id}/files/directory", { params: { path: { id: terminal } }, body: { path } }));
 
 const unreachable = () =>
 	new ApiError({

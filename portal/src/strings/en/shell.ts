@@ -1,6 +1,7 @@
 export const shell = {
 	skip: "Skip to the content",
 	menu: "Menu",
+	topbar: "Top bar",
 	navigation: "Main",
 	devices: "Devices",
 	tokens: "Auth tokens",
