@@ -287,6 +287,35 @@ export class Device {
 	}
 }
 
+/**
+ * A server of somebody else's pages, on a port of its own with the gateway's
+ * certificate: as https://localhost it is another origin of the same site, to which
+ * the browser sends the gateway's cookies, and as https://127.0.0.1 another site.
+ */
+export async function strangersServer(
+	g: Gateway,
+	answer: (path: string) => { body: string; headers?: Record<string, string> },
+): Promise<{ sameSite: string; crossSite: string; asked: string[] }> {
+	const { createServer } = await import("node:https");
+	const asked: string[] = [];
+	const server = createServer(
+		{ key: readFileSync(join(g.data, "gateway.key")), cert: readFileSync(join(g.data, "gateway.crt")) },
+		(req, res) => {
+			asked.push(`${req.method} ${req.url}`);
+			const { body, headers } = answer(req.url ?? "/");
+			res.writeHead(200, { "Content-Type": "text/html", ...headers });
+			res.end(body);
+		},
+	);
+	await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
+	running.push(() => {
+		server.closeAllConnections();
+		server.close();
+	});
+	const { port } = server.address() as { port: number };
+	return { sameSite: `https://localhost:${port}`, crossSite: `https://127.0.0.1:${port}`, asked };
+}
+
 const trusting = new Agent({ rejectUnauthorized: false, keepAlive: true }); // the test's own gateway, on loopback
 
 export async function freePort(): Promise<number> {
