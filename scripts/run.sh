@@ -75,11 +75,13 @@ cat <<E2
 
 The gateway runs at $url, and this machine is its device "demo".
 
-Open
-  $url/api/docs    the API, to read and to try (the certificate is the gateway's own)
-  sign in as $email with the password in .run/owner-password
+Open the portal (your browser warns once: the certificate is the gateway's own)
+  $url
+  and sign in as $email with the password that
+  \$ cat .run/owner-password
+  prints. The icon beside the device opens a terminal on it; the API is at $url/api/docs.
 
-Type in another terminal, in this folder: a local port that leads to the device's built-in SSH server,
+Or with your own programs. Type in another terminal, in this folder: a local port that leads to the device's built-in SSH server,
   \$ SOCKETXP_AUTHTOKEN=\$(cat .run/access-token) bin/socketxp --work-dir .run/laptop connect tcp://localhost:3000 --iot-slave --peer-device-name demo --peer-device-port 22
 and in a third one, ssh through it (the host key is known through the gateway)
   \$ ssh -p 3000 -o UserKnownHostsFile=.run/laptop/ssh_known_hosts localhost
