@@ -1,3 +1,4 @@
+import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { expectQuiet, Gateway, owner, seed, shot, stopAll, until } from "./harness";
 
@@ -21,12 +22,30 @@ const figures = (times: number[]) => {
 	return `median ${Math.round(t[t.length >> 1] ?? 0)} ms, longest ${Math.round(t.at(-1) ?? 0)} ms (${t.length})`;
 };
 
+/** Processor time of the page's main thread in milliseconds: unlike time on the clock it says the same on a busy machine. */
+async function meter(page: Page) {
+	const cdp = await page.context().newCDPSession(page);
+	await cdp.send("Performance.enable", { timeDomain: "threadTicks" });
+	const read = async () => {
+		const { metrics } = await cdp.send("Performance.getMetrics");
+		return (metrics.find((m) => m.name === "TaskDuration")?.value ?? 0) * 1000;
+	};
+	let last = await read();
+	return async () => {
+		const now = await read();
+		const spent = now - last;
+		last = now;
+		return spent;
+	};
+}
+
 test("100,000 devices: typing, paging and sorting stay quick", async () => {
 	const { page } = await owner(g);
 	await page.goto("/devices?size=200");
 	await page.getByText("100,001 devices").waitFor();
 	await page.getByRole("link", { name: "sensor-000001", exact: true }).waitFor();
 
+	const work = await meter(page);
 	// How long each key keeps the page from drawing, while the lists come and go.
 	await page.evaluate(() => {
 		const long: number[] = [];
@@ -38,6 +57,7 @@ test("100,000 devices: typing, paging and sorting stay quick", async () => {
 	const search = page.getByRole("searchbox", { name: /Search/ });
 	const keys: number[] = [];
 	await search.focus();
+	await work();
 	for (const key of "sensor-07342") {
 		keys.push(
 			await page.evaluate(
@@ -59,10 +79,13 @@ test("100,000 devices: typing, paging and sorting stay quick", async () => {
 	expect(await search.inputValue()).toBe("sensor-07342");
 	expect(await search.evaluate((e) => e === document.activeElement)).toBe(true);
 	const typing = await longTasks();
+	const typingWork = await work();
 
 	await page.goto("/devices?size=50");
 	await page.getByRole("link", { name: "sensor-000001", exact: true }).waitFor();
 	const pages: number[] = [];
+	const pagesWork: number[] = [];
+	await work();
 	let first = "one";
 	for (let n = 0; n < 20; n++) {
 		const start = performance.now();
@@ -72,6 +95,7 @@ test("100,000 devices: typing, paging and sorting stay quick", async () => {
 			return now !== first ? now : undefined;
 		});
 		pages.push(performance.now() - start);
+		pagesWork.push(await work());
 	}
 	expect(page.url()).toContain("cursor=");
 	for (let n = 0; n < 3; n++) await page.getByRole("button", { name: "Previous page" }).click();
@@ -96,11 +120,11 @@ test("100,000 devices: typing, paging and sorting stay quick", async () => {
 	);
 	// biome-ignore lint/suspicious/noConsole: figures for people
 	console.info(
-		`keys: ${figures(keys)}; long tasks while typing: ${typing.join(", ") || "none"}\npages: ${figures(pages)}; sorts: ${figures(sorts)}; requests after the reload: ${figures(requests)}`,
+		`keys: ${figures(keys)}; long tasks while typing: ${typing.join(", ") || "none"}; processor time for all keys and what they found, of 200 rows: ${Math.round(typingWork)} ms\nprocessor time of a page of 50: ${figures(pagesWork)}; on the clock ${figures(pages)}; sorts: ${figures(sorts)}; requests after the reload: ${figures(requests)}`,
 	);
 	// Far above what is measured on any machine that people use, far below what nobody would wait for.
-	expect(Math.max(...keys)).toBeLessThan(1000);
-	expect(Math.max(...pages)).toBeLessThan(5000);
+	expect(typingWork / keys.length).toBeLessThan(500);
+	expect(pagesWork.toSorted((a, b) => a - b)[10]).toBeLessThan(1000);
 });
 
 test("select a page of 200, and act on all of it", async () => {

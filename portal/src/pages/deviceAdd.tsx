@@ -117,6 +117,7 @@ function ChooseForm({
 						value={c.group}
 						onChange={(group) => set({ ...c, group })}
 						error={wrong.group}
+						data-autofocus
 					/>
 					<Select
 						label={words.expiry}

@@ -433,6 +433,7 @@ function useColumns(acts: RowActs): readonly Column<Device>[] {
 				quietTitle: true,
 				align: "right",
 				width: "1px",
+				sticky: true,
 				cell: (d) => (
 					<div className={classes.acts}>
 						<TerminalIcon device={d} />

@@ -79,6 +79,7 @@ export function GroupsPage() {
 			quietTitle: true,
 			align: "right",
 			width: "1px",
+			sticky: true,
 			cell: (g) => (
 				<Menu>
 					<Menu.Target>

@@ -26,6 +26,8 @@ export interface Column<Row> {
 	/** Not shown where there is little room: below 48 em, or below 75 em. */
 	from?: "md" | "lg";
 	align?: "right";
+	/** Stays in sight at the right edge while the rest is scrolled sideways. */
+	sticky?: boolean;
 	/** A CSS width. */
 	width?: string;
 	/** The title is for screen readers alone. */
@@ -191,7 +193,7 @@ const TableRow = memo(function TableRow<Row>(p: RowProps<Row>) {
 					</td>
 				)}
 				{p.columns.map((c) => (
-					<td key={c.id} data-from={c.from} data-align={c.align}>
+					<td key={c.id} data-from={c.from} data-align={c.align} data-sticky={c.sticky || undefined}>
 						{c.cell(p.row)}
 					</td>
 				))}
@@ -224,6 +226,7 @@ function HeaderCell<Row>({
 			scope="col"
 			data-from={c.from}
 			data-align={c.align}
+			data-sticky={c.sticky || undefined}
 			style={c.width ? { width: c.width } : undefined}
 			aria-sort={up ? "ascending" : down ? "descending" : undefined}
 		>
