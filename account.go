@@ -137,8 +137,8 @@ type SignIn struct {
 	UserAgent  string
 }
 
-// The lives of a sign-in: it ends after SignInIdle without a request and
-// SignInLife after it began; acts that show a secret again need a password
+// The lives of a sign-in: it ends after SignInIdle without a request, or a key that is
+// typed in a terminal, and SignInLife after it began; acts that show a secret again need a password
 // entered within FreshAuth.
 const (
 	SignInIdle = 12 * time.Hour

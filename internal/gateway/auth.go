@@ -214,15 +214,22 @@ func (g *Gateway) authenticateSignIn(ctx context.Context, value string, p socket
 		}, err)
 		return caller{}, err
 	}
-	if now := g.now(); now.Sub(who.signIn.LastSeenAt) >= touchEvery {
-		ctx, cancel := g.asked(ctx)
-		defer cancel()
-		if err := g.store.TouchSignIn(ctx, who.credentialID, now, false); err != nil && !errors.Is(err, socketxp.ErrNotFound) {
-			g.stats.storeError()
-			g.log.Warn("the use of a sign-in was not stored", "signin", who.credentialID, "error", err)
-		}
-	}
+	g.touchSignIn(ctx, who.signIn)
 	return who, nil
+}
+
+// touchSignIn records that a sign-in was used that is known to be good.
+func (g *Gateway) touchSignIn(ctx context.Context, s socketxp.SignIn) {
+	now := g.now()
+	if now.Sub(s.LastSeenAt) < touchEvery {
+		return
+	}
+	ctx, cancel := g.asked(ctx)
+	defer cancel()
+	if err := g.store.TouchSignIn(ctx, s.ID, now, false); err != nil && !errors.Is(err, socketxp.ErrNotFound) {
+		g.stats.storeError()
+		g.log.Warn("the use of a sign-in was not stored", "signin", s.ID, "error", err)
+	}
 }
 
 // judgeSignIn judges the sign-in whose secret has this hash as it is today, and

@@ -14,6 +14,7 @@ import (
 func (g *Gateway) startHousekeeping(ctx context.Context) {
 	g.every(ctx, g.limits.clockEvery, g.raiseClock)
 	g.every(ctx, g.limits.touchEvery, g.presence.touch)
+	g.every(ctx, g.limits.touchEvery, g.touchTypists)
 	g.every(ctx, g.limits.newsEvery, g.presence.tell)
 	g.every(ctx, g.limits.keyDueEvery, g.askForKeys)
 	g.every(ctx, g.limits.countEvery, g.writeSessions)

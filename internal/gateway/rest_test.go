@@ -51,12 +51,18 @@ func (w *world) otherTenant(name string) tenant {
 // newSignIn makes a sign-in of the owner whose password was entered so long ago.
 func (w *world) newSignIn(ago time.Duration) (socketxp.SignIn, string) {
 	w.Helper()
+	return w.newSignInFor(ago, time.Hour)
+}
+
+// newSignInFor is newSignIn for one that ends after life.
+func (w *world) newSignInFor(ago, life time.Duration) (socketxp.SignIn, string) {
+	w.Helper()
 	secret := make([]byte, cookieSecretSize)
 	_, _ = rand.Read(secret)
 	now := w.g.now()
 	s := socketxp.SignIn{
 		ID: socketxp.NewID(now), SecretHash: sha256.Sum256(secret), AccountID: w.account.ID, UserID: w.owner.ID,
-		CreatedAt: now.Add(-ago), LastSeenAt: now, ExpiresAt: now.Add(time.Hour), AuthAt: now.Add(-ago), RemoteAddr: "192.0.2.1", UserAgent: "test",
+		CreatedAt: now.Add(-ago), LastSeenAt: now, ExpiresAt: now.Add(life), AuthAt: now.Add(-ago), RemoteAddr: "192.0.2.1", UserAgent: "test",
 	}
 	user := must[socketxp.User](w.T)(w.store.User(w.Context(), w.owner.ID))
 	if err := w.store.CreateSignIn(w.Context(), s, socketxp.Entrance{PasswordHash: user.PasswordHash}, w.entry("signin.create")); err != nil {

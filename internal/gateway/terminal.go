@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -620,6 +621,36 @@ func (f *terminals) move(signInID string, to socketxp.SignIn) {
 		t.visit.mu.Unlock()
 		t.visit.watchExpiry()
 	}
+}
+
+// touchTypists records that the sign-ins of those who type are in use, as it is for
+// requests: one that is over for want of use stays so, until the sweep ends it.
+func (g *Gateway) touchTypists(ctx context.Context) {
+	for _, s := range g.terminals.typists() {
+		asked, cancel := g.asked(ctx)
+		p := g.newPass()
+		if p.judgeSignIn(asked, s) == nil {
+			if now, err := p.signIn(asked, s.SecretHash); err == nil {
+				g.touchSignIn(ctx, now)
+			}
+		}
+		cancel()
+	}
+}
+
+// typists returns the sign-ins by which somebody has typed since it was last called.
+func (f *terminals) typists() []socketxp.SignIn {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	byID := make(map[string]socketxp.SignIn)
+	for _, t := range f.byID {
+		if t.term.Used() {
+			t.visit.mu.Lock()
+			byID[t.visit.signIn.ID] = t.visit.signIn
+			t.visit.mu.Unlock()
+		}
+	}
+	return slices.Collect(maps.Values(byID))
 }
 
 // notice says something to everybody who has a terminal.

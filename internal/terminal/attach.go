@@ -17,6 +17,8 @@ type Socket interface {
 // attachWithin is how long the person's end may take to say where it stands.
 const attachWithin = 10 * time.Second
 
+const escape = 0x1b
+
 // attachment is one person's end while it has the terminal.
 type attachment struct {
 	socket Socket
@@ -154,6 +156,9 @@ func (t *Terminal) take(a *attachment, text bool, b []byte) bool {
 			return false
 		}
 		t.input = append(t.input, b...)
+		// A screen answers by itself what a program asks it, always by an escape sequence: a
+		// device could keep up that somebody is there.
+		t.used = t.used || len(b) > 0 && b[0] != escape
 		wake(t.typed)
 	case "ack":
 		if *m.Bytes > a.sent {

@@ -94,6 +94,7 @@ type Terminal struct {
 	output  ring
 	acked   int64 // bytes that the screen has taken
 	input   []byte
+	used    bool // the person has typed since Used was called
 	size    Size
 	fileOps int         // things that are being done with files
 	att     *attachment // nil while nobody looks
@@ -172,6 +173,15 @@ func (t *Terminal) Over() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.ending != nil
+}
+
+// Used reports whether the person has typed since it was last called.
+func (t *Terminal) Used() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	used := t.used
+	t.used = false
+	return used
 }
 
 // become sets the state, unless the terminal has ended.
