@@ -242,15 +242,16 @@ test("every look of the tokens page", async () => {
 	await everyLookOfThis(page, "tokens-none");
 });
 
-test("every look of the dialog", async () => {
-	const { page } = await person(g);
-	await signIn(g, page);
-	for (const kind of ["registration", "access", "api", "basic"]) {
+test.each(["registration", "access", "api", "basic"])(
+	"every look of the dialog for a token of kind %s",
+	async (kind) => {
+		const { page } = await person(g);
+		await signIn(g, page);
 		await page.goto(`/tokens?new=${kind}`);
 		await page.getByRole("dialog", { name: "Create a token" }).waitFor();
 		await everyLookOfThis(page, `tokens-new-${kind}`);
-	}
-});
+	},
+);
 
 test("a gateway that shows no token again says so", async () => {
 	await g.process.stop();

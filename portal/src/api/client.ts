@@ -129,7 +129,7 @@ function isProblem(e: unknown): e is Schemas["Problem"] {
 }
 
 /** The gateway's messages are written for logs too; on a page they are sentences. */
-function sentence(s: string): string {
+export function sentence(s: string): string {
 	const t = s.trim();
 	return t.charAt(0).toUpperCase() + t.slice(1) + (/[.!?:]$/.test(t) ? "" : ".");
 }

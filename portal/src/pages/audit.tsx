@@ -2,7 +2,7 @@ import { ActionIcon, Alert, Button, Menu, Select, Text } from "@mantine/core";
 import { IconChevronDown, IconChevronRight, IconDownload, IconShieldCheck, IconShieldX } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
-import { ApiError, type AuditRecord, api, ask, type Me, type Schemas, toApiError } from "../api/client";
+import { ApiError, type AuditRecord, api, ask, type Me, type Schemas, sentence, toApiError } from "../api/client";
 import { auditQuery, meQuery } from "../api/queries";
 import { t } from "../strings";
 import { CopyBox } from "../ui/copy";
@@ -221,10 +221,15 @@ function Details({ record: r, me }: { record: AuditRecord; me: Me | undefined })
 	if (r.credential_id) facts.push([d.credential, mono(r.credential_id)]);
 	if (r.reason) facts.push([d.reason, mono(r.reason)]);
 	if (r.detail) facts.push([d.detail, r.detail]);
-	facts.push([d.prev, mono(r.prev)], [d.hash, mono(r.hash)]);
 	return (
 		<div className={classes.more}>
 			<Facts facts={facts} />
+			<dl className={classes.hashes}>
+				<dt>{d.prev}</dt>
+				<dd>{mono(r.prev)}</dd>
+				<dt>{d.hash}</dt>
+				<dd>{mono(r.hash)}</dd>
+			</dl>
 		</div>
 	);
 }
@@ -344,7 +349,7 @@ function Verdict({ result }: { result: Schemas["AuditVerification"] }) {
 			title={result.ok ? v.ok(result.records) : v.broken(result.records)}
 		>
 			<Text size="sm" mb="xs">
-				{result.ok ? v.okText : `${result.broken ?? ""}. ${v.brokenText}`}
+				{result.ok ? v.okText : `${sentence(result.broken ?? "")} ${v.brokenText}`}
 			</Text>
 			{result.last_hash && <CopyBox text={result.last_hash} what={v.hash} wrap />}
 		</Alert>

@@ -126,10 +126,8 @@ export function TokensPage() {
 			title: c.by,
 			from: "lg",
 			cell: (token) => (
-				<div className={classes.name}>
-					<Text span size="sm" inherit fw={400}>
-						<Time at={token.created_at} />
-					</Text>
+				<div className={classes.made}>
+					<Time at={token.created_at} />
 					<span className={classes.under}>{makerOf(token, me?.user.id)}</span>
 				</div>
 			),

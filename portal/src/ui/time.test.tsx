@@ -11,7 +11,9 @@ test("relative times", () => {
 	expect(at(-7199)).toBe("1 hour ago");
 	expect(at(-86_400)).toBe("yesterday");
 	expect(at(86_401)).toBe("tomorrow");
-	expect(at(30 * 86_400)).toBe("next month");
+	expect(at(30 * 86_400)).toBe("in 30 days");
+	expect(at(-8 * 86_400)).toBe("8 days ago");
+	expect(at(60 * 86_400)).toBe("in 2 months");
 	expect(at(8 * 3600 - 20)).toBe("in 8 hours");
 	expect(at(7.5 * 3600)).toBe("in 7 hours");
 	expect(at(3590)).toBe("in 1 hour");

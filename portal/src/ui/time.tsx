@@ -10,7 +10,6 @@ const full = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "me
 const units: [Intl.RelativeTimeFormatUnit, number][] = [
 	["year", 365 * 86_400],
 	["month", 30 * 86_400],
-	["week", 7 * 86_400],
 	["day", 86_400],
 	["hour", 3600],
 	["minute", 60],
@@ -23,6 +22,8 @@ const grace = 0.02;
 export function fromNow(at: Date, now = Date.now()): string {
 	const seconds = (at.getTime() - now) / 1000;
 	for (const [unit, size] of units) {
+		// 45 days are closer to the truth than "last month".
+		if (unit === "month" && Math.abs(seconds) < 60 * 86_400) continue;
 		const n = Math.abs(seconds) / size;
 		if (seconds > 0 && n >= 1 - grace) return relative.format(Math.floor(n + grace), unit);
 		if (n >= 1) return relative.format(Math.trunc(seconds / size), unit);

@@ -58,7 +58,7 @@ export function doUnlessUndone(message: string, act: () => Promise<unknown>, onU
 		message: (
 			<Group justify="space-between" wrap="nowrap" gap="sm">
 				<Text size="sm">{message}</Text>
-				<Button size="compact-sm" variant="light" onClick={undo}>
+				<Button size="compact-sm" variant="light" flex="none" onClick={undo}>
 					{t.common.undo}
 				</Button>
 			</Group>
