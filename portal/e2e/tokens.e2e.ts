@@ -75,7 +75,7 @@ test("a registration token of the page registers one device", async () => {
 	await created.getByRole("button", { name: "Done" }).click();
 	await created.waitFor({ state: "hidden" });
 
-	await row(page, "for the new meter").getByText("0 of 1").waitFor();
+	await row(page, "for the new meter").getByText("0 of 1 uses").waitFor();
 	const login = (name: string) =>
 		finish("socketxp", [
 			"--work-dir",
@@ -88,7 +88,7 @@ test("a registration token of the page registers one device", async () => {
 	expect((await g.ask("GET", "/api/v1/devices?name=meter-1")).body.items).toHaveLength(1);
 	// Nobody has reloaded the page.
 	await row(page, "for the new meter").getByText("Used up").waitFor();
-	await row(page, "for the new meter").getByText("1 of 1").waitFor();
+	await row(page, "for the new meter").getByText("1 of 1 uses").waitFor();
 	await expect(login("meter-2")).rejects.toThrow(/no use left/);
 });
 
@@ -232,7 +232,7 @@ test("every look of the tokens page", async () => {
 		expires_in: 86_400,
 		scope: { name_pattern: "meter-*", group: "meters" },
 	});
-	const { page } = await person(g);
+	const { page, context } = await person(g);
 	await signIn(g, page);
 	await page.goto("/tokens?state=all");
 	await row(page, "database of plant 3").waitFor();
@@ -240,26 +240,29 @@ test("every look of the tokens page", async () => {
 	await page.goto("/tokens?kind=api");
 	await page.getByText("No live tokens").waitFor();
 	await everyLookOfThis(page, "tokens-none");
+	await context.close();
 });
 
 test.each(["registration", "access", "api", "basic"])(
 	"every look of the dialog for a token of kind %s",
 	async (kind) => {
-		const { page } = await person(g);
+		const { page, context } = await person(g);
 		await signIn(g, page);
 		await page.goto(`/tokens?new=${kind}`);
 		await page.getByRole("dialog", { name: "Create a token" }).waitFor();
 		await everyLookOfThis(page, `tokens-new-${kind}`);
+		await context.close();
 	},
 );
 
 test("a gateway that shows no token again says so", async () => {
 	await g.process.stop();
 	await g.serve(["--reveal-tokens=false"]);
+	await g.token("registration", "for once");
 	const { page } = await person(g);
 	await signIn(g, page);
 	await page.goto("/tokens");
-	await page.getByRole("button", { name: "Show details and text of trying things" }).click();
+	await page.getByRole("button", { name: "Show details and text of for once" }).click();
 	await page.getByRole("button", { name: "Show", exact: true }).click();
 	await page.getByText("This gateway does not show tokens again.").waitFor();
 	await page.getByText("Make a new one.").waitFor();

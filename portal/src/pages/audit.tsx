@@ -351,6 +351,11 @@ function Verdict({ result }: { result: Schemas["AuditVerification"] }) {
 			<Text size="sm" mb="xs">
 				{result.ok ? v.okText : `${sentence(result.broken ?? "")} ${v.brokenText}`}
 			</Text>
+			{result.last_hash && (
+				<Text size="xs" fw={500} mb={4}>
+					{v.hashTitle}
+				</Text>
+			)}
 			{result.last_hash && <CopyBox text={result.last_hash} what={v.hash} wrap />}
 		</Alert>
 	);

@@ -1,5 +1,12 @@
 import { ActionIcon, Alert, Anchor, Button, Group, Text, Tooltip } from "@mantine/core";
-import { IconAlertTriangle, IconBan, IconChevronDown, IconChevronRight, IconPlus } from "@tabler/icons-react";
+import {
+	IconAlertTriangle,
+	IconBan,
+	IconChevronDown,
+	IconChevronRight,
+	IconCircleCheck,
+	IconPlus,
+} from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { useState } from "react";
@@ -10,7 +17,7 @@ import { Confirm, withFreshPassword } from "../ui/dialogs";
 import { Choices, Empty, Filters } from "../ui/filters";
 import { Facts, Page, Panel } from "../ui/page";
 import { shortId } from "../ui/pick";
-import { nothing, Status, Tag, type Tone } from "../ui/status";
+import { Status, Tag, type Tone } from "../ui/status";
 import { type Column, Pager, Table } from "../ui/table";
 import { Time } from "../ui/time";
 import { done, doUnlessUndone } from "../ui/toast";
@@ -134,17 +141,18 @@ export function TokensPage() {
 		},
 		{ id: "expires", title: c.expires, from: "md", cell: (token) => <Time at={token.expires_at} /> },
 		{
-			id: "uses",
-			title: c.uses,
+			id: "used",
+			title: c.used,
 			from: "lg",
-			cell: (token) =>
-				token.max_uses > 0 ? (
-					<span className={`numbers ${classes.uses}`}>{t.tokens.uses(token.uses, token.max_uses)}</span>
-				) : (
-					nothing
-				),
+			cell: (token) => (
+				<div className={classes.made}>
+					<Time at={token.last_used_at} />
+					{token.max_uses > 0 && (
+						<span className={`numbers ${classes.under}`}>{t.tokens.uses(token.uses, token.max_uses)}</span>
+					)}
+				</div>
+			),
 		},
-		{ id: "used", title: c.used, from: "lg", cell: (token) => <Time at={token.last_used_at} /> },
 		{
 			id: "state",
 			title: c.state,
@@ -166,14 +174,16 @@ export function TokensPage() {
 			cell: (token) => (
 				<Group gap={4} justify="flex-end" wrap="nowrap">
 					{token.state === "unconfirmed" && may("tokens:admin") && (
-						<Button
-							size="compact-sm"
-							variant="light"
-							aria-label={t.tokens.unconfirmed.confirmName(token.name)}
-							onClick={() => setConfirming(token)}
-						>
-							{t.tokens.unconfirmed.confirm}
-						</Button>
+						<Tooltip label={t.tokens.unconfirmed.confirm}>
+							<ActionIcon
+								variant="subtle"
+								size={28}
+								aria-label={t.tokens.unconfirmed.confirmName(token.name)}
+								onClick={() => setConfirming(token)}
+							>
+								<IconCircleCheck size={16} />
+							</ActionIcon>
+						</Tooltip>
 					)}
 					{revocable(token) && may("tokens:write") && (
 						<Tooltip label={t.tokens.revoke.button}>
@@ -264,13 +274,17 @@ export function TokensPage() {
 						/>
 					)}
 					empty={
-						recent.length > 0 && !all ? (
-							<Empty title={t.tokens.empty.liveTitle} text={t.tokens.empty.liveText}>
-								<Group gap="xs" justify="center">
-									<Button variant="default" onClick={() => set({ state: "all", cursor: undefined })}>
-										{t.tokens.empty.showAll}
-									</Button>
-								</Group>
+						recent.length > 0 ? (
+							<Empty
+								title={all ? t.tokens.empty.noneTitle : t.tokens.empty.liveTitle}
+								text={all ? t.tokens.empty.noneText : t.tokens.empty.liveText}
+							>
+								<Button
+									variant="default"
+									onClick={() => set({ state: "all", cursor: undefined, ...(all ? { kind: undefined } : {}) })}
+								>
+									{all ? t.tokens.empty.showEvery : t.tokens.empty.showAll}
+								</Button>
 							</Empty>
 						) : (
 							<Empty title={t.tokens.empty.title} text={t.tokens.empty.text}>

@@ -1,5 +1,4 @@
-import { SegmentedControl } from "@mantine/core";
-import type { ReactNode } from "react";
+import { type ReactNode, useId } from "react";
 import classes from "./filters.module.css";
 
 /** What narrows a table, over it. */
@@ -19,16 +18,15 @@ export function Choices<T extends string>({
 	onChange: (value: T) => void;
 	words: readonly (readonly [T, string])[];
 }) {
+	const name = useId();
 	return (
-		<div className={classes.choices}>
-			<SegmentedControl
-				aria-label={label}
-				size="sm"
-				value={value}
-				onChange={(v) => onChange(v as T)}
-				data={words.map(([value, label]) => ({ value, label }))}
-				transitionDuration={0}
-			/>
+		<div className={classes.choices} role="radiogroup" aria-label={label}>
+			{words.map(([word, text]) => (
+				<label key={word} className={classes.choice}>
+					<input type="radio" name={name} value={word} checked={word === value} onChange={() => onChange(word)} />
+					{text}
+				</label>
+			))}
 		</div>
 	);
 }

@@ -117,6 +117,7 @@ export const audit = {
 		broken: (n: number) => `The chain is broken after ${count(n, "good record")}`,
 		brokenText:
 			"Somebody has changed the gateway's database. Keep a copy of it and of your exports, and find out who had access.",
+		hashTitle: "Hash of the last good record",
 		hash: "the last hash",
 	},
 } as const;
