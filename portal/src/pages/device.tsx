@@ -2,7 +2,7 @@ import { Alert, Anchor, Button, Stack, Tabs, Text, Title } from "@mantine/core";
 import { IconChevronLeft, IconLifebuoy, IconPlayerPause, IconTerminal2 } from "@tabler/icons-react";
 import { queryOptions, useQuery } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
-import { type ReactNode, useState } from "react";
+import { type ReactNode, useEffect, useRef, useState } from "react";
 import { ApiError, api, ask, type Device, type GatewayEvent, type Schemas, type Session } from "../api/client";
 import { deviceQuery, meQuery, queryClient, quietly } from "../api/queries";
 import { t } from "../strings";
@@ -79,6 +79,14 @@ function Known({ device: d, error }: { device: Device; error: unknown }) {
 	const tab: Tab = oneOf(url.tab, tabs) ?? "overview";
 	const { start, dialogs } = useDeviceActs(() => void navigate({ to: "/devices" }));
 	const why = noTerminal(d);
+	const list = useRef<HTMLDivElement>(null);
+	// Where the tabs don't fit, the chosen one is scrolled into sight, and nothing else.
+	// biome-ignore lint/correctness/useExhaustiveDependencies: another tab is what it is about
+	useEffect(() => {
+		const box = list.current;
+		const chosen = box?.querySelector<HTMLElement>("[aria-selected=true]");
+		if (box && chosen) box.scrollLeft = chosen.offsetLeft - (box.clientWidth - chosen.offsetWidth) / 2;
+	}, [tab]);
 	const shown = tabs.filter((x) => (x !== "sessions" || maySessions) && (x !== "events" || mayEvents));
 	const go = (next: Tab) => setUrl({ tab: next === "overview" ? undefined : next, cursor: undefined });
 	const panel: Record<Tab, () => ReactNode> = {
@@ -166,7 +174,7 @@ function Known({ device: d, error }: { device: Device; error: unknown }) {
 				</Alert>
 			)}
 			<Tabs value={tab} onChange={(v) => go(oneOf(v, tabs) ?? "overview")} keepMounted={false}>
-				<Tabs.List aria-label={t.device.tabsLabel} className={classes.tabs ?? ""}>
+				<Tabs.List ref={list} aria-label={t.device.tabsLabel} className={classes.tabs ?? ""}>
 					{shown.map((x) => (
 						<Tabs.Tab key={x} value={x}>
 							{t.device.tabs[x]}
@@ -433,7 +441,16 @@ function Events({ device: d }: { device: Device }) {
 	const cursor = textOf(url.cursor);
 	const events = useQuery(deviceEventsQuery(d.id, limit, cursor));
 	const columns: Column<GatewayEvent>[] = [
-		{ id: "at", title: w.at, width: "11rem", cell: (e) => <Time at={e.at} /> },
+		{
+			id: "at",
+			title: w.at,
+			width: "1px",
+			cell: (e) => (
+				<span className={classes.when}>
+					<Time at={e.at} />
+				</span>
+			),
+		},
 		{ id: "message", title: w.message, cell: (e) => <span className={classes.message}>{e.message}</span> },
 		{ id: "type", title: w.type, from: "md", cell: (e) => <Tag>{e.type}</Tag> },
 	];

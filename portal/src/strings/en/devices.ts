@@ -196,7 +196,7 @@ export const devices = {
 		waitingMore: (n: number, of: number) => `${n} of ${of} devices so far.`,
 		expired: "The command has expired. Make a new one.",
 		registered: (name: string) => `${name} is registered`,
-		registeredText: "Run the second command to connect it.",
+		registeredText: "Run the command of step 3 to connect it.",
 		online: (name: string) => `${name} is online`,
 		onlineText: "It can be reached from now on.",
 		openTerminal: "Open its terminal",
