@@ -22,6 +22,7 @@ import (
 
 	"socketxp"
 	"socketxp/internal/relay"
+	"socketxp/portal"
 )
 
 // Deps are the parts a gateway is built from.
@@ -336,6 +337,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.beat()
 	if g.serving != nil {
 		g.serving()
+	}
+	if !portal.Built() {
+		g.log.Warn("this gateway was built without its portal", "hint", "build it with make, or take a release")
 	}
 	g.log.Info("serving", "url", g.url, "listen", g.Addr().String(), "version", g.version)
 	if g.metrics != nil {

@@ -96,7 +96,10 @@ func TestX11Patterns(t *testing.T) {
 					seen++
 					d.unbounded(p.Schema, p.Name, found)
 				}
-				for _, body := range op.Body.Content {
+				for media, body := range op.Body.Content {
+					if media == "application/octet-stream" {
+						continue // a file is streamed to the device, which takes what it has room for
+					}
 					seen++
 					d.unbounded(body.Schema, "", found)
 				}

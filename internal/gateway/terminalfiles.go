@@ -24,7 +24,7 @@ func (r *router) addTerminalFiles() {
 	with := func(method, path, action string) route {
 		return route{method: method, path: "/terminals/{id}/files" + path, policy: terminalPolicy, action: action}
 	}
-	pathQuery := &huma.Param{Name: "path", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString}}
+	pathQuery := &huma.Param{Name: "path", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, MaxLength: new(4096)}}
 	add(r, operation{
 		route: with(get, "", ""), id: "list-files", tag: tag, summary: "List a folder of the device",
 		description: "By SFTP on the terminal's own connection, as the terminal's user. At most 5,000 entries.",

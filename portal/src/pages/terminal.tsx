@@ -258,7 +258,6 @@ function Terminals({ device, alive }: { device: Device; alive: ReadonlySet<strin
 					<KeysMenu />
 				</div>
 			</section>
-			{/* biome-ignore lint/a11y/noStaticElementInteractions: files are dropped here by the mouse; by the keyboard they are chosen in the files' panel */}
 			<main
 				className={classes.body}
 				onDragOver={(e) => {

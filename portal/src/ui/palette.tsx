@@ -23,7 +23,11 @@ export function Palette() {
 	});
 	const words = query.trim().toLowerCase();
 	const found = pages.flatMap((s) => s.items).filter((i) => i.label.toLowerCase().includes(words));
-	const items = devices.data?.items ?? [];
+	// What was found for the text before is not meant any more, unless it still fits.
+	const stale = devices.isPlaceholderData || search !== query.trim();
+	const items = (devices.data?.items ?? []).filter(
+		(d) => !stale || `${d.display_name} ${d.name}`.toLowerCase().includes(words),
+	);
 	const go = (f: () => void) => () => {
 		spotlight.close();
 		f();
@@ -38,6 +42,7 @@ export function Palette() {
 			scrollable
 			maxHeight={420}
 			radius="lg"
+			attributes={{ content: { "aria-label": t.shell.searchHelp } }}
 		>
 			<Spotlight.Search
 				placeholder={t.shell.palette.placeholder}

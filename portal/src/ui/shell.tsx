@@ -3,6 +3,7 @@ import {
 	Burger,
 	Drawer,
 	Kbd,
+	type MantineColorScheme,
 	Menu,
 	Tooltip,
 	UnstyledButton,
@@ -15,7 +16,6 @@ import {
 	IconActivity,
 	IconApi,
 	IconBuilding,
-	IconCheck,
 	IconChevronDown,
 	IconDeviceDesktop,
 	IconKey,
@@ -215,18 +215,13 @@ function UserMenu() {
 				</Menu.Item>
 				<Menu.Divider />
 				<Menu.Label>{t.shell.scheme}</Menu.Label>
-				{schemes.map((s) => (
-					<Menu.Item
-						key={s.value}
-						role="menuitemradio"
-						aria-checked={colorScheme === s.value}
-						leftSection={<s.icon size={16} />}
-						rightSection={colorScheme === s.value ? <IconCheck size={15} /> : null}
-						onClick={() => setColorScheme(s.value)}
-					>
-						{t.shell.schemes[s.value]}
-					</Menu.Item>
-				))}
+				<Menu.RadioGroup value={colorScheme} onChange={(v) => setColorScheme(v as MantineColorScheme)}>
+					{schemes.map((s) => (
+						<Menu.RadioItem key={s.value} value={s.value} rightSection={<s.icon size={16} />}>
+							{t.shell.schemes[s.value]}
+						</Menu.RadioItem>
+					))}
+				</Menu.RadioGroup>
 				<Menu.Divider />
 				<Menu.Item leftSection={<IconListDetails size={16} />} onClick={() => signOut(true).catch(failed)}>
 					{t.shell.signOutAll}
