@@ -234,6 +234,18 @@ func startSSHD(s *stage, env []string) (port string, err error) {
 	if err := os.WriteFile(filepath.Join(s.work, "sshd_known_hosts"), append([]byte("device "), host...), 0o600); err != nil {
 		return "", err
 	}
+	config := filepath.Join(dir, "config")
+	text := fmt.Sprintf("HostKey %s\nAuthorizedKeysFile %s\nPasswordAuthentication no\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n",
+		filepath.Join(dir, "host"), filepath.Join(s.work, "id_ed25519.pub"))
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return "", err
+	}
+	return serveSSHD(s, env, config, func() {})
+}
+
+// serveSSHD runs an OpenSSH server as config says. It calls accepted for each connection,
+// before the server has it.
+func serveSSHD(s *stage, env []string, config string, accepted func()) (port string, err error) {
 	// Inetd mode: the listener is ours from the first moment, so there is no port
 	// that could be taken in between.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -241,12 +253,6 @@ func startSSHD(s *stage, env []string) (port string, err error) {
 		return "", err
 	}
 	_ = os.MkdirAll("/run/sshd", 0o755)
-	config := filepath.Join(dir, "config")
-	text := fmt.Sprintf("HostKey %s\nAuthorizedKeysFile %s\nPasswordAuthentication no\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n",
-		filepath.Join(dir, "host"), filepath.Join(s.work, "id_ed25519.pub"))
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		return "", err
-	}
 	sshd, err := lookPath("sshd", env)
 	if err != nil {
 		return "", err
@@ -259,6 +265,7 @@ func startSSHD(s *stage, env []string) (port string, err error) {
 			}
 			go func() {
 				defer func() { _ = c.Close() }()
+				accepted()
 				tcp, _ := c.(*net.TCPConn)
 				f, err := tcp.File()
 				if err != nil {
