@@ -89,6 +89,9 @@ bench-lists: ## every list of the API with 100,000 devices, 99.9% online: p99 wi
 bench-doors: ## one connection through each door: MB/s, and CPU of the gateway and both agents per GB
 	go test -run '^$$' -bench Doors ./e2e
 
+bench-terminal: ## a program's output to a terminal in a browser: MB/s, and CPU of the gateway and the agent per GB
+	go test -run '^$$' -bench Terminal ./e2e
+
 $(GOLANGCI_LINT):
 	@mkdir -p $(TOOLS)
 	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
@@ -99,4 +102,4 @@ $(SQLC):
 	CGO_ENABLED=1 GOBIN=$(TOOLS) go install github.com/sqlc-dev/sqlc/cmd/sqlc@$(SQLC_VERSION)
 	@mv $(TOOLS)/sqlc $@
 
-.PHONY: help build go-build portal portal-check portal-e2e run test check lint generate generate-check man e2e crash storm soak fuzz bench bench-lists bench-doors
+.PHONY: help build go-build portal portal-check portal-e2e run test check lint generate generate-check man e2e crash storm soak fuzz bench bench-lists bench-doors bench-terminal

@@ -88,13 +88,13 @@ func openDir(t *testing.T) string {
 
 // webTerminal is the portal's end of a terminal.
 type webTerminal struct {
-	t    *testing.T
+	t    testing.TB
 	conn *websocket.Conn
 	seen strings.Builder
 }
 
 // attach looks at a terminal as the page of it does.
-func attach(t *testing.T, owner *client, opened api.Terminal) *webTerminal {
+func attach(t testing.TB, owner *client, opened api.Terminal) *webTerminal {
 	t.Helper()
 	at, err := url.Parse(owner.url)
 	if err != nil {
