@@ -822,6 +822,20 @@ func FuzzAuthorizedKeys(f *testing.F) {
 		if got := withoutKeys(with, []string{another, id}); !bytes.Equal(got, withoutKeys(before, []string{another})) {
 			t.Errorf("%q became %q", before, got)
 		}
+		left := withoutKeys(before, []string{another})
+		for line := range bytes.Lines(before) {
+			text := strings.TrimRight(string(line), "\r\n")
+			if strings.HasPrefix(text, "restrict,pty,") && strings.HasSuffix(text, " "+keyMark+another) {
+				continue
+			}
+			var there bool
+			if left, there = bytes.CutPrefix(left, line); !there {
+				t.Fatalf("%q is taken away from %q", line, before)
+			}
+		}
+		if len(left) > 0 {
+			t.Errorf("%q is left of %q", left, before)
+		}
 		if got := withoutKeys(with, nil); !bytes.Equal(got, with) {
 			t.Errorf("%q became %q", with, got)
 		}
