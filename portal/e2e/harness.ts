@@ -2,7 +2,7 @@ import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { Agent, request } from "node:https";
-import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
@@ -93,13 +93,21 @@ export class Gateway {
 	readonly email = "owner@example.com";
 	readonly password = randomBytes(15).toString("base64url");
 	url = "";
+	/** What people's browsers come through; agents go straight. */
+	private line: Line | undefined;
+	private port = 0;
 	process!: Program;
 	/** Of the owner who is signed in: name and value. */
 	cookie = "";
 
 	/** Starts it. With an owner unless `owner` is false: then `setUpLink` is what it printed. */
-	static async start({ owner = true, args = [] as string[] } = {}): Promise<Gateway> {
+	static async start({
+		owner = true,
+		args = [] as string[],
+		line = undefined as Line | undefined,
+	} = {}): Promise<Gateway> {
 		const g = new Gateway();
+		g.line = line;
 		mkdirSync(g.data, { mode: 0o700 });
 		running.push(() => rmSync(g.dir, { recursive: true, force: true }));
 		if (owner) {
@@ -125,8 +133,9 @@ export class Gateway {
 
 	/** Serves; again on the same port after a stop. */
 	async serve(args: string[] = []) {
-		const port = this.url ? new URL(this.url).port : String(await freePort());
-		this.url = `https://localhost:${port}`;
+		const port = this.port || (await freePort());
+		this.port = port;
+		this.url = `https://localhost:${this.line ? await this.line.to(port) : port}`;
 		this.process = run("socketxp-gateway", [
 			"serve",
 			"--data-dir",
@@ -242,6 +251,57 @@ export function seed(g: Gateway, what: string, ...args: string[]): string {
 	return execFileSync("/usr/bin/python3", [join(here, "seed.py"), join(g.data, "gateway.db"), what, ...args], {
 		encoding: "utf8",
 	});
+}
+
+/** A line between browsers and a gateway that can be cut. What agents say passes in any case. */
+export class Line {
+	private readonly people = new Set<Socket>();
+	private broken = false;
+	private server: Server | undefined;
+
+	/** Leads to the port from now on; answers the line's own. */
+	async to(port: number): Promise<number> {
+		this.server?.close();
+		const server = createServer((near) => {
+			const far = connect(port, "127.0.0.1");
+			near.once("data", (first: Buffer) => {
+				const agent = first.includes("socketxp-control") || first.subarray(0, 4).toString() === "SXPL";
+				if (!agent) {
+					if (this.broken) {
+						near.destroy();
+						far.destroy();
+						return;
+					}
+					this.people.add(near);
+				}
+				far.write(first);
+				near.pipe(far).pipe(near);
+			});
+			const over = () => {
+				this.people.delete(near);
+				near.destroy();
+				far.destroy();
+			};
+			for (const end of [near, far]) end.on("error", over).on("close", over);
+		});
+		this.server = server;
+		await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+		running.push(() => {
+			this.cut();
+			server.close();
+		});
+		return (server.address() as AddressInfo).port;
+	}
+
+	/** Ends all that people have open, and lets nothing new through until `mend`. */
+	cut() {
+		this.broken = true;
+		for (const s of this.people) s.destroy();
+	}
+
+	mend() {
+		this.broken = false;
+	}
 }
 
 /** A device with a real agent. */

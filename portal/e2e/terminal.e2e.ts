@@ -1,6 +1,6 @@
 import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { type Device, everyLook, expectAccessible, expectQuiet, Gateway, shot, stopAll, until } from "./harness";
+import { type Device, everyLook, expectAccessible, expectQuiet, Gateway, Line, shot, stopAll, until } from "./harness";
 import { reader, run, screen, sees } from "./terminal";
 
 let g: Gateway;
@@ -13,12 +13,12 @@ afterEach(expectQuiet);
 afterAll(stopAll);
 
 /** Opens the terminal as the icon does, and waits for its prompt. */
-async function openByClick(page: Page): Promise<void> {
+async function openByClick(page: Page, device = pi): Promise<void> {
 	await page.goto("/devices");
 	await page.evaluate((id) => {
 		localStorage.setItem("socketxp-terminal-clicked", JSON.stringify({ id, at: Date.now() }));
-	}, pi.id);
-	await page.goto(`/terminal/${pi.id}`);
+	}, device.id);
+	await page.goto(`/terminal/${device.id}`);
 	await page.locator(".xterm-accessibility-tree").waitFor();
 	await sees(page, /[$#] ?$/m);
 }
@@ -148,6 +148,83 @@ test("what a device writes does nothing outside of its screen (W-12)", async () 
 		/^alive$/m,
 	);
 });
+
+test("W-13 a device draws on its screen alone, and no password of the portal is asked for there", async () => {
+	const { page } = await reader(g);
+	await openByClick(page);
+	await run(
+		page,
+		"clear; printf '\\033[?1049h\\033[9999;9999H\\033[1;1H\\033[-5;-5H'; for i in $(seq 200); do printf 'Session ended. Portal password: \\033[41m          \\033[0m'; done; printf '\\033[?1003h'; echo drawn",
+		"drawn",
+	);
+	await shot(page, "terminal-fake-page");
+	// Each control of the bar is still what is at its place, and nothing asks for a password.
+	for (const button of await page.getByRole("region", { name: "Terminal", exact: true }).getByRole("button").all()) {
+		const onTop = await button.evaluate((b) => {
+			const r = b.getBoundingClientRect();
+			const at = document.elementFromPoint(r.x + r.width / 2, r.y + r.height / 2);
+			return at !== null && (b.contains(at) || at.contains(b));
+		});
+		expect(onTop).toBe(true);
+	}
+	const inside = await page.locator(".xterm").evaluate((x) => {
+		const bar = document.querySelector("section")?.getBoundingClientRect();
+		const screen = x.getBoundingClientRect();
+		return {
+			overlap: bar ? screen.top < bar.bottom : true,
+			passwords: document.querySelectorAll("input[type=password]").length,
+		};
+	});
+	expect(inside).toEqual({ overlap: false, passwords: 0 });
+});
+
+test("several lines are pasted only after a look at them", async () => {
+	const { page } = await reader(g);
+	await openByClick(page);
+	await page.evaluate(() => navigator.clipboard.writeText("echo one\necho two\n"));
+	await page.locator(".xterm-helper-textarea").focus();
+	await page.keyboard.press("Control+Shift+KeyV");
+	const dialog = page.getByRole("dialog", { name: "Paste several lines?" });
+	await dialog.waitFor();
+	await shot(page, "terminal-paste");
+	await expectAccessible(page, "the question before a paste");
+	await dialog.getByRole("button", { name: "Cancel" }).click();
+	await dialog.waitFor({ state: "hidden" });
+	await run(page, "echo none yet", /^none yet$/m);
+	expect(await screen(page)).not.toMatch(/^one$/m);
+	await page.keyboard.press("Control+Shift+KeyV");
+	await dialog.getByRole("button", { name: "Paste", exact: true }).click();
+	await page.keyboard.press("Enter");
+	await sees(page, /^two$/m);
+	// What is marked is copied.
+	await page.evaluate(() => navigator.clipboard.writeText(""));
+	await run(page, "clear; echo marked", /^marked$/m);
+	const box = await page.locator(".xterm-screen").boundingBox();
+	if (!box) throw new Error("no screen");
+	await page.mouse.dblclick(box.x + 20, box.y + 8);
+	await page.keyboard.press("Control+Shift+KeyC");
+	await until(
+		"it is in the clipboard",
+		async () => (await page.evaluate(() => navigator.clipboard.readText())).trim() === "marked",
+	);
+});
+
+test("30 s without a network lose nothing", async () => {
+	const line = new Line();
+	const far = await Gateway.start({ line });
+	const device = await far.device("far");
+	const { page } = await reader(far);
+	await openByClick(page, device);
+	await run(page, "kept=$((40+2)); (sleep 10; echo written meanwhile) &", /\[1\]/);
+	line.cut();
+	await page.getByText(/The connection was lost\. Reconnecting/).waitFor();
+	await shot(page, "terminal-reconnecting");
+	await page.waitForTimeout(30_000); // the case itself: a drop of 30 s
+	line.mend();
+	await page.getByRole("button", { name: "Try now" }).click();
+	await sees(page, /written meanwhile$/m);
+	await run(page, "echo kept=$kept", "kept=42");
+}, 120_000);
 
 test("10 MB of output leave the page awake", async () => {
 	const { page } = await reader(g);
