@@ -33,7 +33,7 @@ step "tests, with the race detector"
 # One package's tests at a time beside e2e would starve them of their deadlines on
 # two cores, so e2e comes by itself.
 mapfile -t units < <(go list ./... | grep -v '/e2e')
-CGO_ENABLED=1 go test -race -timeout 15m "${units[@]}"
+CGO_ENABLED=1 go test -race -timeout 25m "${units[@]}"
 
 step "fuzz targets, 20,000 inputs each beyond their corpora"
 # A number, not a time: with a time, a slow input at its end fails the run with
