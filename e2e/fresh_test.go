@@ -258,7 +258,7 @@ func rowsOf(t *testing.T, dir, table string) (rows [][]any) {
 
 // ownTable is what a table of the gateway's own is called: none of SQLite's, of the
 // migrations, or of what an index is made of.
-var ownTable = regexp.MustCompile(`^(settings|signing_keys|epoch|clock|idempotency|users|known_browsers|accounts|memberships|sign_ins|tokens|devices?(_authorizations|_groups|_keys|_texts)?|tunnels|sessions|audit(_heads)?|events)$`)
+var ownTable = regexp.MustCompile(`^(settings|signing_keys|epoch|clock|idempotency|users|known_browsers|host_keys|accounts|memberships|sign_ins|tokens|devices?(_authorizations|_groups|_keys|_texts)?|tunnels|sessions|audit(_heads)?|events)$`)
 
 // names are columns of what the program calls things.
 var names = []string{"settings.key", "audit.action"}

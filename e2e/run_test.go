@@ -43,11 +43,14 @@ func TestMakeRun(t *testing.T) {
 			t.Fatal(err)
 		}
 		typed := instruction.FindAllStringSubmatch(p.read("stdout"), -1)
-		if len(typed) != 2 {
-			t.Fatalf("make run said to type %d things, want a slave mode and an ssh:\n%s", len(typed), p.read("stdout"))
+		if len(typed) != 3 {
+			t.Fatalf("make run said to type %d things, want the password, a slave mode and an ssh:\n%s", len(typed), p.read("stdout"))
+		}
+		if out, err := exec.Command("sh", "-c", "cd "+clone+" && "+typed[0][1]).CombinedOutput(); err != nil || len(out) < 20 {
+			t.Fatalf("run %d: %s: %v: %s", run, typed[0][1], err, out)
 		}
 		// In another terminal, in that folder. The port is the one that it names.
-		laptop, err := s.start("laptop", env, "sh", "-c", "cd "+clone+" && exec env "+typed[0][1])
+		laptop, err := s.start("laptop", env, "sh", "-c", "cd "+clone+" && exec env "+typed[1][1])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,10 +58,10 @@ func TestMakeRun(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The one thing a script can't do is to sit at a terminal: ssh gets a command.
-		ssh := exec.Command("sh", "-c", "cd "+clone+" && "+typed[1][1]+" -F none -o BatchMode=yes 'echo on the demo device'")
+		ssh := exec.Command("sh", "-c", "cd "+clone+" && "+typed[2][1]+" -F none -o BatchMode=yes 'echo on the demo device'")
 		ssh.Env = env
 		if out, err := ssh.CombinedOutput(); err != nil || !strings.Contains(string(out), "on the demo device") {
-			t.Fatalf("run %d: %s: %v: %s", run, typed[1][1], err, out)
+			t.Fatalf("run %d: %s: %v: %s", run, typed[2][1], err, out)
 		}
 		key, err := os.ReadFile(filepath.Join(clone, ".run", "device", "device.key"))
 		if err != nil {

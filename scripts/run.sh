@@ -62,6 +62,7 @@ if [[ ! -s .run/device/device.key ]]; then
 fi
 token access "demo laptop" >.run/access-token
 
+: >.run/device.log # or what it said the last time is taken for what it says now
 bin/socketxp --work-dir .run/device connect tcp://localhost:22 --enable-ssh >.run/device.log 2>&1 &
 pids+=($!)
 for ((i = 0; ; i++)); do
