@@ -2,6 +2,7 @@ import { join } from "node:path";
 import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import {
+	copied,
 	type Device,
 	everyLookOfThis,
 	expectAccessible,
@@ -128,11 +129,17 @@ test("the row menu by keyboard", async () => {
 	const button = page.getByRole("button", { name: "Actions for Kiosk in the lobby" });
 	await button.focus();
 	await page.keyboard.press("Enter");
-	await page.getByRole("menuitem", { name: "Open" }).waitFor();
-	await page.keyboard.press("ArrowDown");
-	await page.keyboard.press("ArrowDown");
-	await page.keyboard.press("ArrowDown");
-	await page.keyboard.press("Enter"); // copy id
+	// The focus comes into the menu a moment after it is there.
+	const choose = async (name: string) => {
+		const item = page.getByRole("menuitem", { name });
+		await item.waitFor();
+		await until(`the focus is on ${name}`, async () => {
+			if (!(await item.evaluate((e) => e === document.activeElement))) await page.keyboard.press("ArrowDown");
+			return item.evaluate((e) => e === document.activeElement);
+		});
+		await page.keyboard.press("Enter");
+	};
+	await choose("Copy id");
 	await page.getByText("The id was copied").waitFor();
 	expect(await page.evaluate(() => navigator.clipboard.readText())).toBe(kiosk.id);
 	await until("the focus is back", () => button.evaluate((b) => b === document.activeElement));
@@ -141,9 +148,7 @@ test("the row menu by keyboard", async () => {
 	await page.keyboard.press("Escape");
 	await until("the focus is back", () => button.evaluate((b) => b === document.activeElement));
 	await page.keyboard.press("Enter");
-	await page.getByRole("menuitem", { name: "Open" }).waitFor();
-	await page.keyboard.press("ArrowDown");
-	await page.keyboard.press("Enter");
+	await choose("Open");
 	await page.waitForURL(`**/devices/${kiosk.id}`);
 });
 
@@ -272,10 +277,7 @@ test("the ways to reach a device, by the commands of its page", async () => {
 	await page.getByLabel("Login name on the device").fill(process.env.USER ?? "root");
 	await page.getByRole("button", { name: "Make a token and show the commands" }).click();
 	const box = (name: string) => page.getByRole("button", { name: `Copy ${name}` });
-	const text = async (name: string) => {
-		await box(name).click();
-		return page.evaluate(() => navigator.clipboard.readText());
-	};
+	const text = (name: string) => copied(page, () => box(name).click());
 	const line = await text("the line with the token");
 	const token = /^export SOCKETXP_AUTHTOKEN=(\S+)$/.exec(line)?.[1] ?? "";
 	await expectAccessible(page, "how to connect");

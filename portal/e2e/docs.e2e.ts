@@ -2,7 +2,18 @@ import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { everyLook, expectAccessible, expectQuiet, Gateway, person, shot, signIn, stopAll, until } from "./harness";
+import {
+	copied,
+	everyLook,
+	expectAccessible,
+	expectQuiet,
+	Gateway,
+	person,
+	shot,
+	signIn,
+	stopAll,
+	until,
+} from "./harness";
 
 let g: Gateway;
 beforeAll(async () => {
@@ -109,8 +120,7 @@ test("what is copied as curl is the same request", async () => {
 	await signIn(g, page);
 	await page.goto("/api/docs#create-group");
 	await page.getByLabel("Body").fill(`{\n  "name": "by-curl"\n}`);
-	await page.getByRole("button", { name: "Copy the command" }).click();
-	const command = await page.evaluate(() => navigator.clipboard.readText());
+	const command = await copied(page, () => page.getByRole("button", { name: "Copy the command" }).click());
 	const token = await g.token("api", "for curl");
 	const { stdout } = await promisify(execFile)("bash", ["-c", `${command} --cacert "$CERTIFICATE" -sS`], {
 		env: { PATH: process.env.PATH ?? "", SOCKETXP_API_TOKEN: token, CERTIFICATE: join(g.data, "gateway.crt") },

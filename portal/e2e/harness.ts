@@ -482,6 +482,13 @@ export async function owner(g: Gateway, look: Parameters<typeof person>[1] = {})
 	return p;
 }
 
+/** What an act puts into the clipboard: it comes a moment after the act. */
+export async function copied(page: Page, act: () => Promise<unknown>): Promise<string> {
+	await page.evaluate(() => navigator.clipboard.writeText(""));
+	await act();
+	return until("something is copied", () => page.evaluate(() => navigator.clipboard.readText()));
+}
+
 /** Keeps a picture in portal/shots. */
 export async function shot(page: Page, name: string) {
 	mkdirSync(shots, { recursive: true });
@@ -493,6 +500,13 @@ const axeSource = readFileSync(resolve(here, "../node_modules/axe-core/axe.min.j
 
 /** Looks at the page as a screen reader would: no violation of WCAG 2.2 AA or of axe's best practices. */
 export async function expectAccessible(page: Page, name: string) {
+	// A tooltip that is open now by chance stands outside of all landmarks, as they do.
+	const tooltip = page.locator("[role=tooltip]");
+	if ((await tooltip.count()) > 0) {
+		await page.mouse.move(0, 0);
+		await page.evaluate(() => (document.activeElement as HTMLElement | null)?.blur());
+		await until("no tooltip is open", async () => (await tooltip.count()) === 0);
+	}
 	// By the DevTools protocol: the content security policy lets no foreign script in.
 	const cdp = await page.context().newCDPSession(page);
 	await cdp.send("Runtime.evaluate", { expression: axeSource });

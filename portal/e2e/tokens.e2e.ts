@@ -4,6 +4,7 @@ import type { Locator, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import {
 	Connection,
+	copied,
 	type Device,
 	echo,
 	everyLookOfThis,
@@ -69,8 +70,7 @@ test("a registration token of the page registers one device", async () => {
 	await expectAccessible(page, "a token that was just made");
 	const [token, command] = await boxes(created);
 	expect(command).toBe(`socketxp login "${token}"`);
-	await created.getByRole("button", { name: "Copy the command" }).click();
-	expect(await page.evaluate(() => navigator.clipboard.readText())).toBe(command);
+	expect(await copied(page, () => created.getByRole("button", { name: "Copy the command" }).click())).toBe(command);
 	await expectNotKept(page, token);
 	await created.getByRole("button", { name: "Done" }).click();
 	await created.waitFor({ state: "hidden" });

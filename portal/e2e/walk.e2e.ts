@@ -1,7 +1,7 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, test } from "vitest";
-import { expectQuiet, finish, Gateway, person, run, shot, stopAll, until, wordsOf } from "./harness";
+import { copied, expectQuiet, finish, Gateway, person, run, shot, stopAll, until, wordsOf } from "./harness";
 
 // The first minutes of somebody new: from the link that the gateway prints to a shell
 // on a device, by what the pages show and nothing else.
@@ -27,16 +27,14 @@ test("set-up link, owner, first device, terminal", async () => {
 
 	await page.getByRole("textbox", { name: "Device name" }).fill("kiosk");
 	await page.getByRole("button", { name: "Make the command" }).click();
-	const copied = async (what: string) => {
-		await page.getByRole("button", { name: `Copy the ${what} command` }).click();
-		return page.evaluate(() => navigator.clipboard.readText());
-	};
+	const command = (what: string) =>
+		copied(page, () => page.getByRole("button", { name: `Copy the ${what} command` }).click());
 	const dir = join(g.dir, "kiosk");
 	mkdirSync(dir);
 	const env = { HOME: dir, SHELL: "/bin/bash", SOCKETXP_WORK_DIR: join(dir, "work") };
-	await finish("socketxp", wordsOf(await copied("register")), "", env);
+	await finish("socketxp", wordsOf(await command("register")), "", env);
 	await page.getByText("kiosk is registered").waitFor();
-	run("socketxp", wordsOf(await copied("connect")), env);
+	run("socketxp", wordsOf(await command("connect")), env);
 	await page.getByText("kiosk is online").waitFor();
 	await shot(page, "walk-online");
 
