@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import type { Page, Page } from "playwright-core";
+import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import {
 	copied,
