@@ -156,6 +156,9 @@ test("the row menu by keyboard", async () => {
 	await until("the focus is back", () => button.evaluate((b) => b === document.activeElement));
 	await page.keyboard.press("Enter");
 	await page.getByRole("menuitem", { name: "Open" }).waitFor();
+	await until("the focus is in the menu", () =>
+		page.evaluate(() => document.activeElement?.closest("[role=menu]") !== null),
+	);
 	await page.keyboard.press("Escape");
 	await until("the focus is back", () => button.evaluate((b) => b === document.activeElement));
 	await page.keyboard.press("Enter");
