@@ -16,6 +16,7 @@ import { type Column, Pager, Table } from "../ui/table";
 import { Time, utc } from "../ui/time";
 import { done, failed } from "../ui/toast";
 import { sizeOf, textOf, useUrlState } from "../ui/urlState";
+import { useAct } from "../ui/useAct";
 import classes from "./records.module.css";
 import { reasonWords } from "./sessions";
 
@@ -321,19 +322,10 @@ async function exportCSV(): Promise<number> {
 /** Has the gateway verify the chain; what came out stands over the list. */
 function useVerification() {
 	const [result, setResult] = useState<Schemas["AuditVerification"]>();
-	const [busy, setBusy] = useState(false);
-	const [error, setError] = useState<unknown>();
-	const verify = async () => {
-		setBusy(true);
-		setError(undefined);
+	const { busy, error, run } = useAct();
+	const verify = () => {
 		setResult(undefined);
-		try {
-			setResult(await ask(api.GET("/api/v1/audit/verify")));
-		} catch (e) {
-			setError(e);
-		} finally {
-			setBusy(false);
-		}
+		return run(async () => setResult(await ask(api.GET("/api/v1/audit/verify"))));
 	};
 	return { result, busy, error, verify };
 }

@@ -23,6 +23,7 @@ import { t } from "../strings";
 import { PickDevices } from "../ui/pick";
 import { Problem } from "../ui/problem";
 import { fromNow } from "../ui/time";
+import { useAct } from "../ui/useAct";
 import { allRights, type Kind, kinds, lifeWords, livesOf, readRights, usualRights } from "./tokenRules";
 import classes from "./tokens.module.css";
 import { TokenCommands } from "./tokenText";
@@ -131,8 +132,7 @@ function Form({
 	const [ports, setPorts] = useState<string[]>([]);
 	const [networks, setNetworks] = useState<string[]>([]);
 	const [rights, setRights] = useState<string[]>(usualRights);
-	const [busy, setBusy] = useState(false);
-	const [error, setError] = useState<unknown>();
+	const { busy, error, run } = useAct();
 
 	const chosen = preset === custom || life.presets.some((s) => String(s) === preset) ? preset : String(life.usual);
 	const seconds = chosen === custom ? Number(amount) * Number(unit) : Number(chosen);
@@ -155,9 +155,7 @@ function Form({
 			if (ports.length > 0) scope.ports = ports.map(Number);
 		}
 		if (kind === "api") scope.rights = rights;
-		setBusy(true);
-		setError(undefined);
-		try {
+		await run(async () => {
 			const token = await ask(
 				api.POST("/api/v1/tokens", {
 					body: {
@@ -171,10 +169,7 @@ function Form({
 			);
 			void queryClient.invalidateQueries({ queryKey: ["tokens"] });
 			onCreated(token);
-		} catch (e) {
-			setError(e);
-			setBusy(false);
-		}
+		});
 	};
 
 	return (

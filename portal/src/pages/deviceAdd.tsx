@@ -10,6 +10,7 @@ import { rememberClick } from "../terminal/open";
 import { CopyBox } from "../ui/copy";
 import { Problem } from "../ui/problem";
 import { Time, useNow } from "../ui/time";
+import { useAct } from "../ui/useAct";
 import classes from "./deviceAdd.module.css";
 import { addCommands, buildCommand, type Platform, platforms, processors } from "./deviceCommands";
 import { calling, GroupInput, isDeviceName, isLabel } from "./deviceParts";
@@ -75,8 +76,7 @@ function ChooseForm({
 }) {
 	const [c, set] = useState(chosen);
 	const [wrong, setWrong] = useState<{ group?: string; name?: string }>({});
-	const [busy, setBusy] = useState(false);
-	const [error, setError] = useState<unknown>();
+	const { busy, error, setError, run } = useAct();
 	const submit = async (e: FormEvent) => {
 		e.preventDefault();
 		const group = c.group.trim();
@@ -88,8 +88,7 @@ function ChooseForm({
 		setWrong(found);
 		setError(undefined);
 		if (Object.keys(found).length > 0) return;
-		setBusy(true);
-		try {
+		await run(async () => {
 			const token = await ask(
 				api.POST("/api/v1/tokens", {
 					body: {
@@ -102,10 +101,7 @@ function ChooseForm({
 				}),
 			);
 			onMade({ ...c, group, name }, token);
-		} catch (e) {
-			setError(e);
-			setBusy(false);
-		}
+		});
 	};
 	return (
 		<form onSubmit={submit} noValidate>

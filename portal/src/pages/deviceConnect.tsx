@@ -11,6 +11,7 @@ import { useRight } from "../ui/rights";
 import { Time, useNow } from "../ui/time";
 import { done } from "../ui/toast";
 import { oneOf, textOf, useUrlState } from "../ui/urlState";
+import { useAct } from "../ui/useAct";
 import classes from "./device.module.css";
 import { reachCommands, type Shell, tokenLine } from "./deviceCommands";
 import { portOf, speaksSsh, tunnelLabel } from "./deviceParts";
@@ -26,8 +27,7 @@ export function HowToConnect({ device: d }: { device: Device }) {
 	const [shell, setShell] = useState<Shell | undefined>();
 	const [user, setUser] = useState("root");
 	const [token, setToken] = useState<(Schemas["CreatedToken"] & { port: number }) | undefined>();
-	const [busy, setBusy] = useState(false);
-	const [error, setError] = useState<unknown>();
+	const { busy, error, setError, run } = useAct();
 	const now = useNow();
 
 	const tunnels = d.tunnels.filter((u) => portOf(u) > 0);
@@ -50,9 +50,7 @@ export function HowToConnect({ device: d }: { device: Device }) {
 	const good = token && token.port === port && new Date(token.expires_at).getTime() > now;
 
 	const make = async () => {
-		setBusy(true);
-		setError(undefined);
-		try {
+		await run(async () => {
 			const made = await ask(
 				api.POST("/api/v1/tokens", {
 					body: {
@@ -64,11 +62,7 @@ export function HowToConnect({ device: d }: { device: Device }) {
 				}),
 			);
 			setToken({ ...made, port });
-		} catch (e) {
-			setError(e);
-		} finally {
-			setBusy(false);
-		}
+		});
 	};
 	const revoke = async () => {
 		if (!token) return;

@@ -16,6 +16,7 @@ import { Tag } from "../ui/status";
 import { type Column, Table } from "../ui/table";
 import { Time } from "../ui/time";
 import { done, failed } from "../ui/toast";
+import { useAct } from "../ui/useAct";
 import { browserOf } from "../ui/userAgent";
 import classes from "./profile.module.css";
 
@@ -88,27 +89,20 @@ function PasswordForm({ email }: { email: string }) {
 	const [current, setCurrent] = useState("");
 	const [next, setNext] = useState("");
 	const [wrong, setWrong] = useState<string>();
-	const [busy, setBusy] = useState(false);
-	const [error, setError] = useState<unknown>();
+	const { busy, error, run } = useAct();
 	const submit = async (e: FormEvent) => {
 		e.preventDefault();
 		const why = wrongPassword(next, email);
 		setWrong(why);
 		if (why) return;
-		setBusy(true);
-		setError(undefined);
-		try {
+		await run(async () => {
 			const me = await ask(api.PUT("/api/v1/me/password", { body: { current_password: current, new_password: next } }));
 			queryClient.setQueryData(meQuery.queryKey, me);
 			await queryClient.invalidateQueries({ queryKey: signInsQuery.queryKey });
 			setCurrent("");
 			setNext("");
 			done(p.password.done);
-		} catch (e) {
-			setError(e);
-		} finally {
-			setBusy(false);
-		}
+		});
 	};
 	return (
 		<form onSubmit={submit}>

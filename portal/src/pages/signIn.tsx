@@ -8,6 +8,7 @@ import { t } from "../strings";
 import { Lone } from "../ui/lone";
 import { useTitle } from "../ui/page";
 import { Problem } from "../ui/problem";
+import { useAct } from "../ui/useAct";
 
 /** Only a path of this portal: what a link says must not lead elsewhere after the sign-in. */
 export function isOwnPath(path: unknown): path is string {
@@ -67,19 +68,12 @@ export function SignInPage() {
 export function SignInForm({ email: fixed, onDone }: { email?: string; onDone: (me: Me) => void | Promise<void> }) {
 	const [email, setEmail] = useState(fixed ?? "");
 	const [password, setPassword] = useState("");
-	const [busy, setBusy] = useState(false);
-	const [error, setError] = useState<unknown>();
+	const { busy, error, run } = useAct();
 	const submit = async (e: FormEvent) => {
 		e.preventDefault();
-		setBusy(true);
-		setError(undefined);
-		try {
+		await run(async () => {
 			await onDone(await ask(api.POST("/api/v1/signin", { body: { email: email.trim(), password } })));
-		} catch (e) {
-			setError(e);
-		} finally {
-			setBusy(false);
-		}
+		});
 	};
 	return (
 		<form onSubmit={submit}>

@@ -3,6 +3,7 @@ import { type FormEvent, type ReactNode, useState } from "react";
 import { ApiError, api, ask } from "../api/client";
 import { t } from "../strings";
 import { Problem } from "./problem";
+import { useAct } from "./useAct";
 
 /**
  * Asks before something that can't be undone. With `word` it must be typed. The
@@ -53,20 +54,13 @@ function ConfirmForm({
 	act: () => Promise<unknown>;
 }) {
 	const [typed, setTyped] = useState("");
-	const [busy, setBusy] = useState(false);
-	const [error, setError] = useState<unknown>();
+	const { busy, error, run } = useAct();
 	const submit = async (e: FormEvent) => {
 		e.preventDefault();
-		setBusy(true);
-		setError(undefined);
-		try {
+		await run(async () => {
 			await act();
 			onClose();
-		} catch (e) {
-			setError(e);
-		} finally {
-			setBusy(false);
-		}
+		});
 	};
 	return (
 		<form onSubmit={submit}>
@@ -138,19 +132,13 @@ export function PasswordDialog() {
 
 function PasswordForm({ onDone, onCancel }: { onDone: () => void; onCancel: () => void }) {
 	const [password, setPassword] = useState("");
-	const [busy, setBusy] = useState(false);
-	const [error, setError] = useState<unknown>();
+	const { busy, error, run } = useAct();
 	const submit = async (e: FormEvent) => {
 		e.preventDefault();
-		setBusy(true);
-		setError(undefined);
-		try {
+		await run(async () => {
 			await ask(api.POST("/api/v1/reauth", { body: { password } }));
 			onDone();
-		} catch (e) {
-			setError(e);
-			setBusy(false);
-		}
+		});
 	};
 	return (
 		<form onSubmit={submit}>

@@ -1,4 +1,5 @@
 import { type ReactNode, useLayoutEffect, useRef, useState } from "react";
+import { flushSync } from "react-dom";
 import classes from "./lazy.module.css";
 
 /**
@@ -14,10 +15,12 @@ export function Lazy({ children }: { children: (ready: boolean, arm: () => void)
 	useLayoutEffect(() => {
 		if (ready && focus.current) box.current?.querySelector<HTMLElement>("a, button")?.focus();
 	}, [ready]);
-	const arm = () => {
-		focus.current = true;
-		setReady(true);
+	// At once: an element that is replaced between a press and its release gets no click.
+	const makeReady = (withFocus: boolean) => {
+		focus.current = withFocus;
+		flushSync(() => setReady(true));
 	};
+	const arm = () => makeReady(true);
 	return (
 		// biome-ignore lint/a11y/noStaticElementInteractions: it only watches over what is inside
 		<span
@@ -26,8 +29,7 @@ export function Lazy({ children }: { children: (ready: boolean, arm: () => void)
 			onPointerEnter={(e) => {
 				// A finger is about to tap what it touches: another element in its place would get nothing.
 				if (e.pointerType === "mouse" && !ready) {
-					focus.current = box.current?.contains(document.activeElement) ?? false;
-					setReady(true);
+					makeReady(box.current?.contains(document.activeElement) ?? false);
 				}
 			}}
 			onFocus={(e) => {
