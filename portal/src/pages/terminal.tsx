@@ -59,6 +59,7 @@ import {
 	type ThemeName,
 	themeNames,
 } from "../terminal/themes";
+import { IconButton } from "../ui/iconButton";
 import { Lone } from "../ui/lone";
 import { useTitle } from "../ui/page";
 import { Problem } from "../ui/problem";
@@ -225,35 +226,38 @@ function Terminals({ device, alive }: { device: Device; alive: ReadonlySet<strin
 							</span>
 						);
 					})}
-					<Tool label={t.terminal.newTab} onClick={() => setLayout(addTab)}>
+					<IconButton size={32} label={t.terminal.newTab} onClick={() => setLayout(addTab)}>
 						<IconPlus size={17} />
-					</Tool>
+					</IconButton>
 				</nav>
 				<div className={classes.tools}>
-					<Tool
+					<IconButton
+						size={32}
 						label={t.terminal.splitRight}
 						onClick={() => setLayout((l) => split(l, false))}
 						disabled={(tab?.panes.length ?? 0) >= maxPanes}
 					>
 						<IconLayoutColumns size={17} />
-					</Tool>
-					<Tool
+					</IconButton>
+					<IconButton
+						size={32}
 						label={t.terminal.splitDown}
 						onClick={() => setLayout((l) => split(l, true))}
 						disabled={(tab?.panes.length ?? 0) >= maxPanes}
 					>
 						<IconLayoutRows size={17} />
-					</Tool>
-					<Tool
+					</IconButton>
+					<IconButton
+						size={32}
 						label={t.terminal.find}
 						onClick={() => activePane && panes.current.get(activePane.key)?.find()}
 						disabled={!activePane?.terminalId}
 					>
 						<IconSearch size={17} />
-					</Tool>
-					<Tool label={t.terminal.files} onClick={() => setFiles((f) => !f)} pressed={files}>
+					</IconButton>
+					<IconButton size={32} label={t.terminal.files} onClick={() => setFiles((f) => !f)} pressed={files}>
 						<IconFolder size={17} />
-					</Tool>
+					</IconButton>
 					<SettingsMenu settings={settings} onChange={setSettings} />
 					<KeysMenu />
 				</div>
@@ -334,36 +338,6 @@ function Terminals({ device, alive }: { device: Device; alive: ReadonlySet<strin
 				)}
 			</main>
 		</div>
-	);
-}
-
-function Tool({
-	label,
-	onClick,
-	disabled = false,
-	pressed,
-	children,
-}: {
-	label: string;
-	onClick: () => void;
-	disabled?: boolean;
-	pressed?: boolean;
-	children: React.ReactNode;
-}) {
-	return (
-		<Tooltip label={label}>
-			<ActionIcon
-				variant={pressed ? "light" : "subtle"}
-				color={pressed ? "brand" : "gray"}
-				size={32}
-				aria-label={label}
-				aria-pressed={pressed}
-				disabled={disabled}
-				onClick={onClick}
-			>
-				{children}
-			</ActionIcon>
-		</Tooltip>
 	);
 }
 

@@ -1,16 +1,4 @@
-import {
-	ActionIcon,
-	Button,
-	FileButton,
-	Group,
-	Modal,
-	Progress,
-	Skeleton,
-	Text,
-	TextInput,
-	Tooltip,
-	UnstyledButton,
-} from "@mantine/core";
+import { Button, FileButton, Group, Modal, Progress, Skeleton, Text, TextInput, UnstyledButton } from "@mantine/core";
 import {
 	IconArrowUp,
 	IconDownload,
@@ -26,6 +14,7 @@ import { useQuery } from "@tanstack/react-query";
 import { type FormEvent, useEffect, useRef, useState } from "react";
 import { ApiError } from "../api/client";
 import { t } from "../strings";
+import { IconButton } from "../ui/iconButton";
 import { Problem } from "../ui/problem";
 import { failed } from "../ui/toast";
 import classes from "./terminal.module.css";
@@ -140,9 +129,9 @@ export function Files({
 					<Text fw={600} component="h2" size="sm">
 						{t.terminal.fileTitle}
 					</Text>
-					<Small label={t.common.close} onClick={onClose}>
+					<IconButton label={t.common.close} onClick={onClose}>
 						<IconX size={16} />
-					</Small>
+					</IconButton>
 				</Group>
 				<form onSubmit={go}>
 					<TextInput
@@ -158,18 +147,22 @@ export function Files({
 					/>
 				</form>
 				<Group gap={4}>
-					<Small label={t.terminal.filesUp} disabled={!list.data || here === "/"} onClick={() => setPath(above(here))}>
+					<IconButton
+						label={t.terminal.filesUp}
+						disabled={!list.data || here === "/"}
+						onClick={() => setPath(above(here))}
+					>
 						<IconArrowUp size={16} />
-					</Small>
-					<Small label={t.terminal.filesHome} disabled={!terminalId} onClick={() => setPath("")}>
+					</IconButton>
+					<IconButton label={t.terminal.filesHome} disabled={!terminalId} onClick={() => setPath("")}>
 						<IconHome size={16} />
-					</Small>
-					<Small label={t.terminal.filesRefresh} disabled={!terminalId} onClick={() => void list.refetch()}>
+					</IconButton>
+					<IconButton label={t.terminal.filesRefresh} disabled={!terminalId} onClick={() => void list.refetch()}>
 						<IconRefresh size={16} />
-					</Small>
-					<Small label={t.terminal.filesNewFolder} disabled={!list.data} onClick={() => setFolder("")}>
+					</IconButton>
+					<IconButton label={t.terminal.filesNewFolder} disabled={!list.data} onClick={() => setFolder("")}>
 						<IconFolderPlus size={16} />
-					</Small>
+					</IconButton>
 				</Group>
 			</div>
 			{!terminalId && (
@@ -206,7 +199,7 @@ export function Files({
 						)}
 						{f.type === "file" && <span className={`numbers ${classes.size}`}>{bytes(f.size)}</span>}
 						{(f.type === "file" || f.type === "link") && (
-							<Small
+							<IconButton
 								label={t.terminal.filesDownload(f.name)}
 								onClick={() =>
 									terminalId &&
@@ -216,7 +209,7 @@ export function Files({
 								}
 							>
 								<IconDownload size={16} />
-							</Small>
+							</IconButton>
 						)}
 					</li>
 				))}
@@ -231,9 +224,9 @@ export function Files({
 									{x.title}
 								</span>
 								{x.state === "going" ? (
-									<Small label={`${t.common.cancel}: ${x.title}`} onClick={x.cancel}>
+									<IconButton label={`${t.common.cancel}: ${x.title}`} onClick={x.cancel}>
 										<IconX size={14} />
-									</Small>
+									</IconButton>
 								) : (
 									<span className={classes.size} role="status">
 										{x.state === "done"
@@ -319,25 +312,5 @@ export function Files({
 				</form>
 			</Modal>
 		</aside>
-	);
-}
-
-function Small({
-	label,
-	onClick,
-	disabled = false,
-	children,
-}: {
-	label: string;
-	onClick: () => void;
-	disabled?: boolean;
-	children: React.ReactNode;
-}) {
-	return (
-		<Tooltip label={label}>
-			<ActionIcon variant="subtle" color="gray" size={28} aria-label={label} disabled={disabled} onClick={onClick}>
-				{children}
-			</ActionIcon>
-		</Tooltip>
 	);
 }

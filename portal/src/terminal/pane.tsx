@@ -1,19 +1,10 @@
-import {
-	ActionIcon,
-	Button,
-	Code,
-	Group,
-	Modal,
-	Text,
-	TextInput,
-	Tooltip,
-	useComputedColorScheme,
-} from "@mantine/core";
+import { Button, Code, Group, Modal, Text, TextInput, useComputedColorScheme } from "@mantine/core";
 import { IconChevronDown, IconChevronUp, IconX } from "@tabler/icons-react";
 import { type Ref, useCallback, useEffect, useImperativeHandle, useRef, useState } from "react";
 import { api, ask, type Device } from "../api/client";
 import { t } from "../strings";
 import { CopyBox } from "../ui/copy";
+import { IconButton } from "../ui/iconButton";
 import { failed } from "../ui/toast";
 import { ConnectForm, type Request } from "./connect";
 import { Connection, type Ending, type Phase } from "./connection";
@@ -481,25 +472,15 @@ function Find({ emulator, onClose }: { emulator: Emulator | undefined; onClose: 
 			<span className={`numbers ${classes.count}`} role="status">
 				{text ? t.terminal.found(found.index, found.count) : ""}
 			</span>
-			<Icon label={t.terminal.findPrevious} onClick={() => go(true)}>
+			<IconButton size={26} label={t.terminal.findPrevious} onClick={() => go(true)}>
 				<IconChevronUp size={16} />
-			</Icon>
-			<Icon label={t.terminal.findNext} onClick={() => go(false)}>
+			</IconButton>
+			<IconButton size={26} label={t.terminal.findNext} onClick={() => go(false)}>
 				<IconChevronDown size={16} />
-			</Icon>
-			<Icon label={t.common.close} onClick={onClose}>
+			</IconButton>
+			<IconButton size={26} label={t.common.close} onClick={onClose}>
 				<IconX size={16} />
-			</Icon>
+			</IconButton>
 		</search>
-	);
-}
-
-function Icon({ label, onClick, children }: { label: string; onClick: () => void; children: React.ReactNode }) {
-	return (
-		<Tooltip label={label}>
-			<ActionIcon variant="subtle" color="gray" size={26} aria-label={label} onClick={onClick}>
-				{children}
-			</ActionIcon>
-		</Tooltip>
 	);
 }

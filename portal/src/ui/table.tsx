@@ -1,4 +1,4 @@
-import { ActionIcon, Button, Checkbox, Group, Menu, Select, Skeleton, Tooltip, UnstyledButton } from "@mantine/core";
+import { Button, Checkbox, Group, Menu, Select, Skeleton, Tooltip, UnstyledButton } from "@mantine/core";
 import {
 	IconChevronDown,
 	IconChevronLeft,
@@ -10,6 +10,7 @@ import {
 } from "@tabler/icons-react";
 import { memo, type ReactNode, useMemo, useRef } from "react";
 import { t } from "../strings";
+import { IconButton } from "./iconButton";
 import { Problem } from "./problem";
 import classes from "./table.module.css";
 
@@ -329,13 +330,27 @@ export function Pager({
 					w={76}
 					comboboxProps={{ withinPortal: true }}
 				/>
-				<Step label={t.common.rows.first} disabled={!cursor} onClick={() => onGo(undefined)}>
+				<IconButton
+					variant="default"
+					size={30}
+					label={t.common.rows.first}
+					disabled={!cursor}
+					onClick={() => onGo(undefined)}
+				>
 					<IconChevronLeftPipe size={16} />
-				</Step>
-				<Step label={t.common.rows.previous} disabled={!cursor} onClick={() => onGo(before.get(cursor ?? ""))}>
+				</IconButton>
+				<IconButton
+					variant="default"
+					size={30}
+					label={t.common.rows.previous}
+					disabled={!cursor}
+					onClick={() => onGo(before.get(cursor ?? ""))}
+				>
 					<IconChevronLeft size={16} />
-				</Step>
-				<Step
+				</IconButton>
+				<IconButton
+					variant="default"
+					size={30}
 					label={t.common.rows.next}
 					disabled={!nextCursor}
 					onClick={() => {
@@ -346,7 +361,7 @@ export function Pager({
 					}}
 				>
 					<IconChevronRight size={16} />
-				</Step>
+				</IconButton>
 			</Group>
 		</nav>
 	);
@@ -354,23 +369,3 @@ export function Pager({
 
 /** The cursor of the page before the one that begins at a cursor. After a reload nothing is known, and "previous" is the first page. */
 const before = new Map<string, string | undefined>();
-
-function Step({
-	label,
-	disabled,
-	onClick,
-	children,
-}: {
-	label: string;
-	disabled: boolean;
-	onClick: () => void;
-	children: ReactNode;
-}) {
-	return (
-		<Tooltip label={label} disabled={disabled}>
-			<ActionIcon variant="default" size={30} aria-label={label} disabled={disabled} onClick={onClick}>
-				{children}
-			</ActionIcon>
-		</Tooltip>
-	);
-}
