@@ -65,7 +65,7 @@ func TestReachSSH(t *testing.T) {
 
 func TestFilesOfOthersAreRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root to give a file away")
+		skip(t, "needs root to give a file away")
 	}
 	dir := newDir(t)
 	if err := dir.write(keyFile, []byte("x")); err != nil {

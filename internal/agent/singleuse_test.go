@@ -453,7 +453,7 @@ func TestSingleUseKeysAreRare(t *testing.T) {
 func TestSingleUseKeyHostileUser(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		t.Skip("only root can serve other users")
+		skip(t, "only root can serve other users")
 	}
 	nobody, err := lookupAccount("nobody")
 	if err != nil {

@@ -87,7 +87,7 @@ func openExecutable(t *testing.T) string {
 func serveAs(t *testing.T, name, shell string) *sshBed {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("only root can serve other users")
+		skip(t, "only root can serve other users")
 	}
 	home, executable := filepath.Join(openDir(t), "home"), openExecutable(t)
 	b := newSSHBed(t, func(s *SSHServer) {
@@ -195,7 +195,7 @@ func TestSSHAccountThatMayNotLogIn(t *testing.T) {
 	t.Parallel()
 	const nologin = "/usr/sbin/nologin"
 	if _, err := os.Stat(nologin); err != nil {
-		t.Skip(err)
+		skip(t, err)
 	}
 	b := serveAs(t, "nobody", nologin)
 	for _, cmd := range []*exec.Cmd{
@@ -215,7 +215,7 @@ func TestSSHAgentThatIsNotRoot(t *testing.T) {
 	if os.Geteuid() == 0 {
 		nobody, err := lookupAccount("nobody")
 		if err != nil {
-			t.Skip(err)
+			skip(t, err)
 		}
 		cmd := exec.CommandContext(t.Context(), openExecutable(t), "-test.run=^"+t.Name()+"$", "-test.v")
 		cmd.Dir = "/"

@@ -24,7 +24,7 @@ import (
 // for: who may log in and what may be done is the device's to say all the same.
 func TestSSHDeviceDecides(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can serve other users")
+		skip(t, "only root can serve other users")
 	}
 	b := newBed(t)
 	dir, _ := b.login("kiosk")
@@ -220,7 +220,7 @@ func memory(t *testing.T, pid int, field string) int {
 // TestSSHOutputFlood has programs write without end to clients that take nothing.
 func TestSSHOutputFlood(t *testing.T) {
 	if _, err := os.Stat("/proc/self/status"); err != nil {
-		t.Skip("needs /proc")
+		skip(t, "needs /proc")
 	}
 	t.Parallel()
 	b, pid := alone(t)

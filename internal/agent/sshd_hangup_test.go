@@ -17,7 +17,7 @@ import (
 func TestSSHWhatIsLeft(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		t.Skip("needs /proc")
+		skip(t, "needs /proc")
 	}
 	// The script prints "pid A B": processes by their ids.
 	leave := func(t *testing.T, script string, options ...string) (b *sshBed, pids []int) {
@@ -136,7 +136,7 @@ func TestSSHWhatIsLeft(t *testing.T) {
 // A group's number that is somebody else's now must not be signalled.
 func TestInSession(t *testing.T) {
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		t.Skip("needs /proc")
+		skip(t, "needs /proc")
 	}
 	b := newSSHBed(t)
 	file := filepath.Join(b.home, "pids")

@@ -430,7 +430,7 @@ func TestSSHInputFlood(t *testing.T) {
 // TestSSHInputFloodMemory looks at what a flood costs.
 func TestSSHInputFloodMemory(t *testing.T) {
 	if _, err := os.Stat("/proc/self/status"); err != nil {
-		t.Skip("needs /proc")
+		skip(t, "needs /proc")
 	}
 	t.Parallel()
 	b, pid := alone(t)

@@ -96,7 +96,7 @@ func TestSSHClientGone(t *testing.T) {
 
 func TestSSHIgnoredSignalsAreNotInherited(t *testing.T) {
 	if _, err := os.Stat("/proc/self/status"); err != nil {
-		t.Skip("needs /proc")
+		skip(t, "needs /proc")
 	}
 	signal.Ignore(syscall.SIGHUP) // and for good: signal.Reset would undo what the server does too
 	b := newSSHBed(t)
