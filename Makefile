@@ -21,7 +21,8 @@ export CGO_ENABLED ?= 0
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-build: portal go-build ## build the portal and both programs into bin/
+build: portal ## build the portal and both programs into bin/
+	@$(MAKE) --no-print-directory go-build
 
 go-build: ## build both programs into bin/ with the portal as it was built last; needs only Go
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/socketxp-gateway
@@ -33,7 +34,7 @@ portal/dist/index.html: $(PORTAL_SOURCES) portal/node_modules/.package-lock.json
 	cd portal && npm run --silent build -- --logLevel warn
 
 portal/node_modules/.package-lock.json: portal/package.json portal/package-lock.json
-	@command -v npm >/dev/null || (echo "npm is not installed" >&2; echo "hint: install Node.js 20 or later (nodejs.org), or make go-build for a gateway without its portal" >&2; exit 1)
+	@command -v npm >/dev/null || (echo "npm is not installed" >&2; echo "hint: install Node.js 20.19 or later (nodejs.org), or make go-build for a gateway without its portal" >&2; exit 1)
 	cd portal && npm ci --no-audit --no-fund
 	@touch $@
 

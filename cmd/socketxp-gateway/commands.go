@@ -23,7 +23,8 @@ func rootCommand() *cobra.Command {
 		Use:   "socketxp-gateway",
 		Short: "The gateway that devices dial out to and people reach them through",
 		Long: `The SocketXP gateway: devices behind NAT dial out to it, people reach them through
-it, and it can't read what flows between them. It needs no configuration to start.`,
+it, and it can't read what flows between their machines; in a terminal of the portal
+alone it sees what they see. It needs no configuration to start.`,
 		Example: `  # on this machine, with its own database and certificate
   socketxp-gateway serve
 

@@ -96,7 +96,10 @@ func (f *connectFlags) check(cmd *cobra.Command) error {
 	alien, mode := []string{"peer-device-id", "peer-device-name", "peer-device-port"}, "with --iot-slave"
 	if f.slave {
 		alien, mode = append(server, "enable-ssh", "ssh-single-use-keys", "iot-device-name", "iot-device-group"), "without --iot-slave"
-	} else if i := slices.IndexFunc(server, cmd.Flags().Changed); i >= 0 && !f.enableSSH && (!f.oneUse || server[i] != "ssh-user") {
+	} else if i := slices.IndexFunc(server, func(name string) bool {
+		meant := f.enableSSH || f.oneUse && name == "ssh-user"
+		return cmd.Flags().Changed(name) && !meant
+	}); i >= 0 {
 		return usage("add --enable-ssh", "--%s is for the built-in SSH server", server[i])
 	}
 	if i := slices.IndexFunc(alien, cmd.Flags().Changed); i >= 0 {

@@ -417,7 +417,7 @@ func (a *app) withPassword(ctx context.Context, p *person, file string, do func(
 	if _, err := browser.SignIn(ctx, me.User.Email, password); err != nil {
 		return agent.APIError(p.gateway, err)
 	}
-	if err := a.keepKnown(ctx, p.profile, browser.Known()); err != nil {
+	if err := a.keepKnown(ctx, p.profile, p.gateway, browser.Known()); err != nil {
 		// What was asked for is done nevertheless: the machine is only a stranger next time.
 		a.complain("the gateway will not know this machine: "+err.Error(), nil)
 	}
@@ -448,8 +448,9 @@ func (a *app) anonymous(p *person) (*api.Client, error) {
 	return client, client.SetKnown(known.Known)
 }
 
-// keepKnown keeps in the profile what its gateway knows this machine by from now on.
-func (a *app) keepKnown(ctx context.Context, profile, value string) error {
+// keepKnown keeps in the profile what its gateway knows this machine by from now on. A
+// profile that has become another gateway's meanwhile is left alone.
+func (a *app) keepKnown(ctx context.Context, profile, gateway, value string) error {
 	if value == "" { // the gateway gives none
 		return nil
 	}
@@ -457,6 +458,9 @@ func (a *app) keepKnown(ctx context.Context, profile, value string) error {
 		p, err := all.Find(profile)
 		if err != nil {
 			return err
+		}
+		if p.Gateway.URL != gateway {
+			return nil
 		}
 		p.Known = value
 		return all.Put(p, nil)

@@ -233,7 +233,7 @@ func (c *Config) add(t configTunnel, outer configSSH) error {
 	case asked || effective.SingleUseKeys != nil && *effective.SingleUseKeys && tunnel.mayHaveKeys():
 		tunnel.SingleUseKeys = true
 		tunnel.Users, _ = effective.tunnel()
-	case own.Users != nil:
+	case t.SSH.Users != nil: // the older ssh_users was never asked what it is for
 		return hinted("add enable_ssh, or single_use_keys for the sshd of this machine", "ssh has users for nothing")
 	}
 	if err := tunnel.Check(); err != nil {

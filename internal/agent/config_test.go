@@ -15,7 +15,7 @@ func TestParseConfig(t *testing.T) {
 	c, err := ParseConfig([]byte(`{
 		"work_dir": "/var/lib/x", "ssh_users": ["pi"],
 		"tunnels": [
-			{"destination": "tcp://127.0.0.1:22"},
+			{"destination": "tcp://127.0.0.1:22", "ssh_users": ["older files have it for nothing"]},
 			{"destination": "http://localhost", "subdomain": "", "custom_domain": ""},
 			{"destination": "tcp://localhost:2222", "enable_ssh": true},
 			{"destination": "tcp://localhost:2223", "enable_ssh": true, "ssh_users": ["root", "pi"]},

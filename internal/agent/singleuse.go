@@ -34,6 +34,8 @@ const (
 	// singleUsePace from then on is more than people open terminals, and no wear.
 	singleUseBurst = 20
 	singleUsePace  = 3 * time.Second
+	// placeWithin is how long it may take to place a key (control SPEC section 8).
+	placeWithin = 10 * time.Second
 	// greetingWithin is how long sshd may take to say what it is.
 	greetingWithin = 3 * time.Second
 	// A key that can't be taken away is tried removeTries times, after removeRetry and
@@ -74,6 +76,7 @@ type singleUseKey struct {
 	unwanted context.CancelFunc // the gateway needs it no more
 	gone     chan struct{}      // closed when it is not in the user's file
 	over     chan struct{}      // closed when nothing more is done about it
+	awaited  bool               // the gateway gets an answer when it is gone; guarded by mu
 }
 
 func newSingleUseKeys(d *device, executable string) *singleUseKeys {
@@ -84,7 +87,8 @@ func newSingleUseKeys(d *device, executable string) *singleUseKeys {
 }
 
 // place answers a PlaceKey, and takes the key away when its life is over, the channel
-// of ctx or the tunnel ends, or remove is called. It does not block.
+// of ctx or the tunnel ends, or remove is called. It writes down what it is about to do,
+// and waits for nothing else.
 func (s *singleUseKeys) place(ctx context.Context, conn *control.Conn, m control.PlaceKey) {
 	t, as, err := s.judge(m)
 	var k *singleUseKey
@@ -105,8 +109,21 @@ func (s *singleUseKeys) place(ctx context.Context, conn *control.Conn, m control
 		defer cancel()
 		stop := context.AfterFunc(t.ctx, cancel)
 		defer stop()
+		placing, over := context.WithTimeout(life, placeWithin)
+		defer over()
+		var line string
 		guard(s.device.log, "single-use key", func() {
-			if err := s.put(life, m, t, as, expires); err != nil {
+			var err error
+			if line, err = s.line(placing, m, t, expires); err != nil {
+				close(k.gone) // it never was there
+				s.refuse(ctx, conn, m, err)
+			}
+		})
+		if line == "" {
+			return
+		}
+		guard(s.device.log, "single-use key", func() {
+			if err := s.change(placing, as, keyEdit{Add: line}); err != nil {
 				s.refuse(ctx, conn, m, err)
 				return
 			}
@@ -159,6 +176,10 @@ func (s *singleUseKeys) judge(m control.PlaceKey) (*publication, account, error)
 		return nil, none, socketxp.Errorf(socketxp.CodeForbidden, "this device allows no single-use keys for %s", name).
 			WithHint(`sign in by password or key, or name the user on the device: "ssh": {"users": [...]} in its config.json`)
 	}
+	// A name that the answer can't carry would cost the channel.
+	if err := control.CheckUser(name); err != nil {
+		return nil, none, hinted(`name another user on the device: "ssh": {"users": [...]} in its config.json`, "there are no single-use keys for this device's user: %v", err)
+	}
 	as, err := s.lookup(name)
 	if err != nil {
 		return nil, none, hinted("", "%v", err)
@@ -209,15 +230,6 @@ func (s *singleUseKeys) leave(k *singleUseKey) {
 	}
 }
 
-// put puts the key in its place.
-func (s *singleUseKeys) put(ctx context.Context, m control.PlaceKey, t *publication, as account, expires time.Time) error {
-	line, err := s.line(ctx, m, t, expires)
-	if err != nil {
-		return err
-	}
-	return s.change(ctx, as, keyEdit{Add: line})
-}
-
 // line returns what is to stand in authorized_keys, as the sshd at the tunnel's end
 // understands it.
 func (s *singleUseKeys) line(ctx context.Context, m control.PlaceKey, t *publication, expires time.Time) (string, error) {
@@ -239,7 +251,11 @@ func (s *singleUseKeys) greeting(ctx context.Context, d socketxp.Destination) (s
 		return "", socketxp.Errorf(socketxp.CodeDialFailed, "this device can't reach %s", d).WithHint("does sshd run there?")
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetReadDeadline(time.Now().Add(greetingWithin))
+	limit := time.Now().Add(greetingWithin)
+	if end, ok := ctx.Deadline(); ok && end.Before(limit) {
+		limit = end
+	}
+	_ = conn.SetReadDeadline(limit)
 	line, err := bufio.NewReaderSize(io.LimitReader(conn, 255), 256).ReadSlice('\n') // RFC 4253 section 4.2
 	if err != nil {
 		return "", socketxp.Errorf(socketxp.CodeDialFailed, "what is at %s speaks no SSH", d)
@@ -289,8 +305,19 @@ func (s *singleUseKeys) takeAway(k *singleUseKey, as account) {
 func (s *singleUseKeys) remove(ctx context.Context, conn *control.Conn, m control.RemoveKey) {
 	s.mu.Lock()
 	k := s.keys[m.ID]
+	left := false // it could not be taken away
+	for _, ids := range s.stale {
+		left = left || slices.Contains(ids, m.ID)
+	}
+	asked := false // one answer is on its way: a gateway that repeats itself gets no more
+	if k != nil {
+		asked, k.awaited = k.awaited, true
+	}
 	s.mu.Unlock()
-	if k == nil {
+	switch {
+	case left, asked:
+		return
+	case k == nil:
 		_ = conn.Send(ctx, control.KeyRemoved(m))
 		return
 	}

@@ -353,8 +353,10 @@ func TestSingleUseKeyHostileGateway(t *testing.T) {
 	for _, t := range []*Tunnel{&web, &silent, &old, &bear} {
 		t.SingleUseKeys = true
 	}
+	odd := service(t, sshGreeting("SSH-2.0-OpenSSH_9.2p1\r\n"))
+	odd.SingleUseKeys, odd.Users = true, []string{"ops+iot"}
 	gone := service(t, echo)
-	b := newKeyBed(t, me(t), Tunnel{}, nil, builtin, closedTo, elsewhere, web, silent, old, bear, gone)
+	b := newKeyBed(t, me(t), Tunnel{}, nil, builtin, closedTo, elsewhere, web, silent, old, bear, odd, gone)
 	at := func(d string) func(*control.PlaceKey) { return func(m *control.PlaceKey) { m.Destination = d } }
 	for _, c := range []struct {
 		name   string
@@ -368,6 +370,7 @@ func TestSingleUseKeyHostileGateway(t *testing.T) {
 		{"another machine", at(elsewhere.Destination.String()), socketxp.CodeForbidden},
 		{"another user", func(m *control.PlaceKey) { m.User = "daemon" }, socketxp.CodeForbidden},
 		{"a user that is not there", func(m *control.PlaceKey) { m.User = "no-such-user" }, socketxp.CodeForbidden},
+		{"a user whose name the protocol has no room for", func(m *control.PlaceKey) { m.Destination, m.User = odd.Destination.String(), "" }, socketxp.CodeInvalid},
 		{"what is no SSH server", at(web.Destination.String()), socketxp.CodeInvalid},
 		{"what says nothing", at(silent.Destination.String()), socketxp.CodeDialFailed},
 		{"an sshd that knows no expiry", at(old.Destination.String()), socketxp.CodeInvalid},
@@ -703,6 +706,7 @@ func TestSingleUseKeyGoes(t *testing.T) {
 		if list := text(t, b.dir.file(singleUseFile)); !strings.Contains(list, m.ID) {
 			t.Errorf("it is forgotten: %s", list)
 		}
+		b.send(control.RemoveKey{ID: m.ID}) // is not answered: the key is still there
 		if err := os.Remove(second); err != nil {
 			t.Fatal(err)
 		}

@@ -124,7 +124,7 @@ func (m PlaceKey) check() error {
 		return errors.New("the life is not 1 to 60 seconds")
 	}
 	if m.User != "" {
-		if err := checkUser(m.User); err != nil {
+		if err := CheckUser(m.User); err != nil {
 			return err
 		}
 	}
@@ -135,16 +135,16 @@ func (m PlaceKey) check() error {
 	)
 }
 
-func (m KeyPlaced) check() error { return errors.Join(checkIDs(m.ID), checkUser(m.User)) }
+func (m KeyPlaced) check() error { return errors.Join(checkIDs(m.ID), CheckUser(m.User)) }
 func (m KeyNotPlaced) check() error {
 	return errors.Join(checkIDs(m.ID), checkReason(m.Code, m.Message, m.Hint))
 }
 func (m RemoveKey) check() error  { return checkIDs(m.ID) }
 func (m KeyRemoved) check() error { return checkIDs(m.ID) }
 
-// checkUser takes names of users that are not mistaken for anything else, wherever
+// CheckUser takes names of users that are not mistaken for anything else, wherever
 // they come to stand: no separators, no path, no option.
-func checkUser(name string) error {
+func CheckUser(name string) error {
 	if name == "" || len(name) > maxUser || name[0] == '-' || strings.Trim(name, ".") == "" || strings.ContainsFunc(name, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-@", r)
 	}) {

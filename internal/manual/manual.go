@@ -107,7 +107,7 @@ func (p Program) commandPage(c *cobra.Command) string {
 	return b.String()
 }
 
-// manBelow is a command that is described on the page of the one above it.
+// below writes a command that is described on the page of the one above it.
 func (p Program) below(b *strings.Builder, c *cobra.Command) {
 	fmt.Fprintf(b, ".SS %s\n", roff(strings.TrimPrefix(c.CommandPath(), p.Root.Name()+" ")))
 	text := c.Long
