@@ -59,20 +59,13 @@ test("W-19 a link alone opens nothing", async () => {
 	await sees(page, /[$#] ?$/m);
 });
 
-test("a reload and a drop of the network lose neither the shell nor what it has written", async () => {
-	const { page, context } = await reader(g);
+test("a reload loses neither the shell nor what it has written", async () => {
+	const { page } = await reader(g);
 	await openByClick(page);
 	await run(page, "kept=$((40+2)); seq 1 50", /^50$/m);
 	await page.reload();
 	await sees(page, /^50$/m);
 	await run(page, "echo kept=$kept", "kept=42");
-	// Playwright's offline mode leaves sockets that are open alone: the gateway is cut off by a stop.
-	await context.setOffline(true);
-	g.process.child.kill("SIGSTOP");
-	await page.waitForTimeout(200);
-	g.process.child.kill("SIGCONT");
-	await context.setOffline(false);
-	await run(page, "echo again=$kept", "again=42");
 });
 
 test("tabs, panes, find and sizes by keyboard alone", async () => {
@@ -221,7 +214,6 @@ test("30 s without a network lose nothing", async () => {
 	await shot(page, "terminal-reconnecting");
 	await page.waitForTimeout(30_000); // the case itself: a drop of 30 s
 	line.mend();
-	await page.getByRole("button", { name: "Try now" }).click();
 	await sees(page, /written meanwhile$/m);
 	await run(page, "echo kept=$kept", "kept=42");
 }, 120_000);

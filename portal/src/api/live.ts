@@ -1,4 +1,4 @@
-import { useEffect, useSyncExternalStore } from "react";
+import { useSyncExternalStore } from "react";
 import type { GatewayEvent } from "./client";
 import { meQuery, queryClient } from "./queries";
 import type { operations } from "./schema.gen";
@@ -8,7 +8,6 @@ export type LiveState = "connecting" | "live" | "interrupted";
 
 let state: LiveState = "connecting";
 const watchers = new Set<() => void>();
-const listeners = new Set<(e: GatewayEvent) => void>();
 
 function set(next: LiveState) {
 	if (next === state) return;
@@ -21,7 +20,6 @@ const stale: Record<string, string[]> = {
 	device: ["devices", "groups"],
 	token: ["tokens"],
 	session: ["sessions"],
-	terminal: ["terminals"],
 };
 
 /** Events come in bursts (a gateway that starts again sees all its devices come back): one look at the lists is enough for many. */
@@ -105,17 +103,6 @@ function take(m: MessageEvent<string>) {
 	if (typeof event?.type !== "string") return;
 	invalidate(["events", ...(stale[event.type.split(".")[0] ?? ""] ?? [])]);
 	if (event.type === "device.registered") invalidate(["tokens"]); // a use of one
-	for (const f of listeners) f(event);
-}
-
-/** Calls f with each event while the component is shown. */
-export function useEvents(f: (e: GatewayEvent) => void) {
-	useEffect(() => {
-		listeners.add(f);
-		return () => {
-			listeners.delete(f);
-		};
-	}, [f]);
 }
 
 export function useLiveState(): LiveState {

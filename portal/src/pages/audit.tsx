@@ -6,11 +6,12 @@ import { ApiError, type AuditRecord, api, ask, type Me, type Schemas, sentence, 
 import { auditQuery, meQuery } from "../api/queries";
 import { t } from "../strings";
 import { CopyBox } from "../ui/copy";
-import { csvLine, download } from "../ui/csv";
+import { csvLine } from "../ui/csv";
 import { Empty, Filters } from "../ui/filters";
 import { Facts, Page, Panel } from "../ui/page";
 import { PickDevice, shortId } from "../ui/pick";
 import { Problem } from "../ui/problem";
+import { saveFile } from "../ui/save";
 import { nothing, Status } from "../ui/status";
 import { type Column, Pager, Table } from "../ui/table";
 import { Time, utc } from "../ui/time";
@@ -315,7 +316,7 @@ async function exportCSV(): Promise<number> {
 		if (done) break;
 	}
 	line(rest);
-	download(t.audit.exports.file, parts, "text/csv;charset=utf-8");
+	saveFile(t.audit.exports.file, parts, "text/csv;charset=utf-8");
 	return n;
 }
 

@@ -14,11 +14,10 @@ import {
 } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
-import { memo, useMemo, useRef, useState } from "react";
+import { memo, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { ApiError, type Device } from "../api/client";
 import { type DeviceFilter, devicesQuery, groupsQuery, quietly } from "../api/queries";
 import { t } from "../strings";
-import { Lazy } from "../ui/lazy";
 import { Page, Panel } from "../ui/page";
 import { useRight } from "../ui/rights";
 import { SearchBox } from "../ui/searchBox";
@@ -467,9 +466,20 @@ const RowMenu = memo(function RowMenu({
 	mayWrite: boolean;
 	acts: { readonly current: RowActs };
 }) {
+	// A page has up to 200 of them: the menu itself is made at the first click.
+	const [ready, setReady] = useState(false);
 	const [opened, setOpened] = useState(false);
+	const target = useRef<HTMLButtonElement>(null);
+	useLayoutEffect(() => {
+		if (!ready) return;
+		target.current?.focus({ preventScroll: true }); // it goes back there when the menu closes
+		setOpened(true);
+	}, [ready]);
 	const button = (onClick?: () => void) => (
 		<ActionIcon
+			ref={target}
+			// The menu hears of Escape only when it has the focus, a moment after it is open.
+			onKeyDown={(e) => e.key === "Escape" && setOpened(false)}
 			variant="subtle"
 			color="gray"
 			size={30}
@@ -532,16 +542,5 @@ const RowMenu = memo(function RowMenu({
 			</Menu.Dropdown>
 		</Menu>
 	);
-	return (
-		<Lazy>
-			{(ready, arm) =>
-				ready
-					? menu()
-					: button(() => {
-							arm();
-							requestAnimationFrame(() => setOpened(true));
-						})
-			}
-		</Lazy>
-	);
+	return ready ? menu() : button(() => setReady(true));
 });

@@ -59,6 +59,7 @@ import {
 	type ThemeName,
 	themeNames,
 } from "../terminal/themes";
+import { useTransfers } from "../terminal/transfers";
 import { IconButton } from "../ui/iconButton";
 import { Lone } from "../ui/lone";
 import { useTitle } from "../ui/page";
@@ -116,7 +117,9 @@ function Terminals({ device, alive }: { device: Device; alive: ReadonlySet<strin
 	const toolbar = useRef<HTMLElement>(null);
 	const tab = currentTab(layout);
 	const activePane = tab?.panes.find((p) => p.key === tab.active);
-	const restored = layout.tabs.some((x) => x.panes.some((p) => p.terminalId));
+	/** The person has said that a terminal is wanted: by a click in the portal, before a reload, or here. */
+	const [asked, setAsked] = useState(() => clicked || layout.tabs.some((x) => x.panes.some((p) => p.terminalId)));
+	const { transfers, carry } = useTransfers();
 	useTitle(activePane?.title ? `${activePane.title} · ${name}` : t.terminal.title(name));
 
 	useEffect(() => {
@@ -276,7 +279,7 @@ function Terminals({ device, alive }: { device: Device; alive: ReadonlySet<strin
 					e.preventDefault();
 					setDragging(false);
 					const list = [...e.dataTransfer.files];
-					if (list.length > 0) {
+					if (list.length > 0 && fileTerminal) {
 						setFiles(true);
 						setDropped(list);
 					}
@@ -293,11 +296,14 @@ function Terminals({ device, alive }: { device: Device; alive: ReadonlySet<strin
 									}}
 									device={device}
 									terminalId={p.terminalId}
-									start={p.terminalId || (!clicked && !restored) ? undefined : usualRequest(device)}
-									byLink={!clicked && !restored}
+									start={p.terminalId || !asked ? undefined : usualRequest(device)}
+									byLink={!asked}
 									settings={settings}
 									active={x.key === tab?.key && p.key === x.active}
-									onOpened={(id) => setLayout((l) => setPane(l, p.key, { terminalId: id }))}
+									onOpened={(id) => {
+										if (id) setAsked(true);
+										setLayout((l) => setPane(l, p.key, { terminalId: id }));
+									}}
 									onTitle={(title) => setLayout((l) => setPane(l, p.key, { title }))}
 									onFocus={() => setLayout((l) => (currentTab(l)?.active === p.key ? l : focusPane(l, p.key)))}
 									onKey={onKey}
@@ -331,6 +337,8 @@ function Terminals({ device, alive }: { device: Device; alive: ReadonlySet<strin
 					<Files
 						key={fileTerminal}
 						terminalId={fileTerminal}
+						transfers={transfers}
+						carry={carry}
 						dropped={dropped}
 						onTaken={() => setDropped([])}
 						onClose={() => setFiles(false)}

@@ -11,8 +11,9 @@ import {
 	TextInput,
 	Title,
 } from "@mantine/core";
-import { type FormEvent, useEffect, useState } from "react";
+import { type FormEvent, useState } from "react";
 import type { Device, Schemas } from "../api/client";
+import { portOf } from "../pages/deviceParts";
 import { t } from "../strings";
 import { Problem } from "../ui/problem";
 import { Status } from "../ui/status";
@@ -26,20 +27,20 @@ export interface Server {
 	builtIn: boolean;
 }
 
-/** The SSH servers of a device, as its tunnels say: those built into the agent, and whatever is on a port 22. */
-export function serversOf(device: Device): Server[] {
-	const found: Server[] = [];
-	for (const tunnel of device.tunnels) {
-		const port = Number(/:(\d+)$/.exec(tunnel.destination)?.[1]);
-		if (!tunnel.destination.startsWith("tcp://") || !port) continue;
-		found.push({ port, builtIn: tunnel.ssh });
-	}
+/** Where a device may have an SSH server: what is built into the agent first, then port 22, then its other tunnels, as sshd may listen anywhere. */
+function serversOf(device: Device): Server[] {
+	const found = device.tunnels
+		.filter((x) => x.destination.startsWith("tcp://") && portOf(x) > 0)
+		.map((x) => ({ port: portOf(x), builtIn: x.ssh }));
 	const rank = (s: Server) => (s.builtIn ? 0 : s.port === 22 ? 1 : 2);
 	return found.sort((a, b) => rank(a) - rank(b) || a.port - b.port);
 }
 
+/** No private key is longer, in bytes. */
+const maxKey = 16_384;
+
 /** The ways to sign in to a server, the usual one first. */
-export const methodsOf = (server: Server | undefined): Method[] =>
+const methodsOf = (server: Server | undefined): Method[] =>
 	server?.builtIn ? ["grant"] : ["single-use-key", "password", "key"];
 
 /** What the click on the icon alone can do: a server that asks for nothing. */
@@ -79,6 +80,7 @@ export function ConnectForm({
 	const [user, setUser] = useState(last?.user ?? "");
 	const [password, setPassword] = useState("");
 	const [key, setKey] = useState("");
+	const [tooLarge, setTooLarge] = useState(false);
 	const [passphrase, setPassphrase] = useState("");
 	const online = device.status === "online";
 	const submit = (e: FormEvent) => {
@@ -97,7 +99,6 @@ export function ConnectForm({
 		setPassword("");
 		setPassphrase("");
 	};
-	useEffect(() => () => setKey(""), []);
 	return (
 		<form onSubmit={submit}>
 			<Stack gap="md">
@@ -177,13 +178,20 @@ export function ConnectForm({
 							onChange={(e) => setKey(e.currentTarget.value)}
 							rows={5}
 							required
-							maxLength={16_384}
+							maxLength={maxKey}
+							error={tooLarge ? t.terminal.connect.notAKey : undefined}
 							spellCheck={false}
 							autoComplete="off"
 							classNames={{ input: "mono" }}
 						/>
 						<Group gap="xs">
-							<FileButton onChange={async (f) => f && f.size < 16_384 && setKey(await f.text())}>
+							<FileButton
+								onChange={async (f) => {
+									if (!f) return;
+									setTooLarge(f.size > maxKey);
+									if (f.size <= maxKey) setKey(await f.text());
+								}}
+							>
 								{(props) => (
 									<Button {...props} size="compact-sm" variant="default">
 										{t.terminal.connect.chooseFile}

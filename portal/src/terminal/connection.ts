@@ -55,6 +55,8 @@ export class Connection {
 	private acknowledged = 0;
 	private lostAt = 0;
 	private attempts = 0;
+	/** Of the newest attempt to open a socket: an older one that comes late is nothing any more. */
+	private attempt = 0;
 	private timer: ReturnType<typeof setTimeout> | undefined;
 	private size: { columns: number; rows: number } | undefined;
 	private over = false;
@@ -122,8 +124,10 @@ export class Connection {
 		url.protocol = "wss:";
 		const socket = new WebSocket(url, ["socketxp-terminal.1", `ticket.${ticket}`]);
 		socket.binaryType = "arraybuffer";
+		this.socket?.close();
 		this.socket = socket;
 		socket.onopen = () => {
+			if (socket !== this.socket) return;
 			this.say({ type: "attach", from: this.received });
 			if (this.size) this.say({ type: "resize", ...this.size });
 		};
@@ -209,12 +213,13 @@ export class Connection {
 	}
 
 	private async reopen() {
+		const mine = ++this.attempt;
 		if (this.lostAt) this.set({ name: "reconnecting", since: this.lostAt, again: 0 });
 		try {
 			const { ticket } = await ask(api.POST("/api/v1/terminals/{id}/ticket", { params: { path: { id: this.id } } }));
-			if (!this.over) this.open(ticket);
+			if (!this.over && mine === this.attempt) this.open(ticket);
 		} catch (e) {
-			if (this.over) return;
+			if (this.over || mine !== this.attempt) return;
 			const gone = e instanceof ApiError && (e.status === 404 || e.status === 403);
 			const tooLate = this.lostAt > 0 && Date.now() - this.lostAt > kept + 15_000;
 			if (gone || tooLate) this.end({ reason: "connection_lost", message: "" });

@@ -14,37 +14,35 @@ import { useQuery } from "@tanstack/react-query";
 import { type FormEvent, useEffect, useRef, useState } from "react";
 import { ApiError } from "../api/client";
 import { t } from "../strings";
+import { Confirm } from "../ui/dialogs";
 import { IconButton } from "../ui/iconButton";
 import { Problem } from "../ui/problem";
 import { failed } from "../ui/toast";
+import { bytes } from "../ui/units";
 import classes from "./terminal.module.css";
-import { above, bytes, download, join, listFolder, makeFolder, upload } from "./transfer";
-
-interface Transfer {
-	key: string;
-	title: string;
-	sent: number;
-	total: number;
-	state: "going" | "done" | "cancelled" | "failed";
-	cancel: () => void;
-}
+import { above, download, join, listFolder, makeFolder, upload } from "./transfer";
+import type { Carry, Transfer } from "./transfers";
 
 /** The device's files beside a terminal: folders to walk, files to take, and a place to drop some. */
 export function Files({
 	terminalId,
+	transfers,
+	carry,
 	dropped,
 	onTaken,
 	onClose,
 }: {
 	terminalId: string | undefined;
+	transfers: readonly Transfer[];
+	carry: Carry;
 	dropped: File[];
 	onTaken: () => void;
 	onClose: () => void;
 }) {
 	const [path, setPath] = useState("");
 	const [typed, setTyped] = useState("");
-	const [transfers, setTransfers] = useState<Transfer[]>([]);
-	const [replace, setReplace] = useState<File[]>([]);
+	/** What is there already, and in which folder: the person may have walked on. */
+	const [replace, setReplace] = useState<{ folder: string; files: File[] }>();
 	const [folder, setFolder] = useState<string>();
 	const list = useQuery({
 		queryKey: ["files", terminalId, path],
@@ -58,41 +56,21 @@ export function Files({
 		if (list.data) setTyped(list.data.path);
 	}, [list.data]);
 
-	const change = (key: string, more: Partial<Transfer>) =>
-		setTransfers((all) => all.map((x) => (x.key === key ? { ...x, ...more } : x)));
-	const carry = async (
-		title: string,
-		total: number,
-		act: (p: (sent: number, total: number) => void, s: AbortSignal) => Promise<void>,
-	) => {
-		const key = crypto.randomUUID();
-		const abort = new AbortController();
-		setTransfers((all) => [
-			{ key, title, sent: 0, total, state: "going", cancel: () => abort.abort() },
-			...all.slice(0, 49),
-		]);
-		try {
-			await act((sent, of) => change(key, { sent, total: of }), abort.signal);
-			change(key, { state: "done" });
-		} catch (e) {
-			change(key, { state: abort.signal.aborted ? "cancelled" : "failed" });
-			if (!abort.signal.aborted) throw e;
-		}
-	};
-	const send = async (files: File[], overwrite = false) => {
+	const send = async (files: File[], folder = here, overwrite = false) => {
 		if (!terminalId) return;
 		const taken: File[] = [];
 		for (const f of files) {
 			try {
 				await carry(t.terminal.uploading(f.name), f.size, (p, s) =>
-					upload(terminalId, join(here, f.name), f, overwrite, p, s),
+					upload(terminalId, join(folder, f.name), f, overwrite, p, s),
 				);
 			} catch (e) {
 				if (e instanceof ApiError && e.status === 409 && !overwrite) taken.push(f);
 				else failed(e, f.name);
 			}
 		}
-		setReplace(taken);
+		if (taken.length > 0)
+			setReplace((old) => ({ folder, files: old?.folder === folder ? [...old.files, ...taken] : taken }));
 		void list.refetch();
 	};
 	const latest = useRef(send);
@@ -231,9 +209,11 @@ export function Files({
 									<span className={classes.size} role="status">
 										{x.state === "done"
 											? t.terminal.doneWord
-											: x.state === "cancelled"
-												? t.terminal.cancelled
-												: t.common.problem.title}
+											: x.state === "handed"
+												? t.terminal.handed
+												: x.state === "cancelled"
+													? t.terminal.cancelled
+													: t.common.problem.title}
 									</span>
 								)}
 							</Group>
@@ -264,29 +244,18 @@ export function Files({
 					)}
 				</FileButton>
 			</div>
-			<Modal
-				opened={replace.length > 0}
-				onClose={() => setReplace([])}
-				title={<Text fw={600}>{t.terminal.filesReplace.title(replace.map((f) => f.name).join(", "))}</Text>}
-				closeButtonProps={{ "aria-label": t.common.close }}
+			<Confirm
+				title={t.terminal.filesReplace.title(replace?.files.map((f) => f.name).join(", ") ?? "")}
+				button={t.terminal.filesReplace.button}
+				opened={replace !== undefined}
+				onClose={() => setReplace(undefined)}
+				act={async () => {
+					// Each transfer tells for itself how it goes.
+					if (replace) void send(replace.files, replace.folder, true);
+				}}
 			>
 				<Text size="sm">{t.terminal.filesReplace.text}</Text>
-				<Group justify="flex-end" mt="md" gap="xs">
-					<Button variant="default" onClick={() => setReplace([])} data-autofocus>
-						{t.common.cancel}
-					</Button>
-					<Button
-						color="red"
-						onClick={() => {
-							const files = replace;
-							setReplace([]);
-							void send(files, true);
-						}}
-					>
-						{t.terminal.filesReplace.button}
-					</Button>
-				</Group>
-			</Modal>
+			</Confirm>
 			<Modal
 				opened={folder !== undefined}
 				onClose={() => setFolder(undefined)}

@@ -1,13 +1,15 @@
 import { Button, Code, Group, Modal, Text, TextInput, useComputedColorScheme } from "@mantine/core";
 import { IconChevronDown, IconChevronUp, IconX } from "@tabler/icons-react";
-import { type Ref, useCallback, useEffect, useImperativeHandle, useRef, useState } from "react";
-import { api, ask, type Device } from "../api/client";
+import { type Ref, useEffect, useImperativeHandle, useReducer, useRef, useState } from "react";
+import { api, ask, type Device, sentence } from "../api/client";
 import { t } from "../strings";
 import { CopyBox } from "../ui/copy";
 import { IconButton } from "../ui/iconButton";
 import { failed } from "../ui/toast";
+import { useAct } from "../ui/useAct";
 import { ConnectForm, type Request } from "./connect";
 import { Connection, type Ending, type Phase } from "./connection";
+import { linesOf, maxPaste, needsLook, plain } from "./paste";
 import { Emulator } from "./screen";
 import classes from "./terminal.module.css";
 import { type Settings, themes } from "./themes";
@@ -18,14 +20,6 @@ export interface PaneHandle {
 	find(): void;
 	/** Ends the terminal on the device, if there is one. */
 	end(): void;
-}
-
-/** More lines than one are asked about before they are pasted: each may be run as a command. */
-const manyChars = 5000;
-
-interface Pasted {
-	text: string;
-	lines: number;
 }
 
 /** One terminal: asks how to connect, shows the emulator, and says what happens to the connection. */
@@ -64,51 +58,41 @@ export function Pane({
 	const [ticket, setTicket] = useState<{ id: string; ticket?: string } | undefined>(
 		terminalId ? { id: terminalId } : undefined,
 	);
-	const [error, setError] = useState<unknown>();
-	const [busy, setBusy] = useState(false);
+	const { busy, error, run } = useAct();
 	const [phase, setPhase] = useState<Phase>({ name: "connecting" });
 	const [finding, setFinding] = useState(false);
 	const [link, setLink] = useState<string>();
-	const [pasted, setPasted] = useState<Pasted>();
+	const [pasted, setPasted] = useState<string>();
 	const element = useRef<HTMLDivElement>(null);
 	const emulator = useRef<Emulator>(undefined);
 	const connection = useRef<Connection>(undefined);
 	const scheme = useComputedColorScheme("light");
 	const theme = themes[settings.theme === "auto" ? (scheme === "dark" ? "dark" : "light") : settings.theme];
 
-	const connect = useCallback(
-		async (r: Request) => {
-			setBusy(true);
-			setError(undefined);
-			try {
-				const t = await ask(
-					api.POST("/api/v1/devices/{id}/terminals", { params: { path: { id: device.id } }, body: r }),
-				);
-				// What is secret is sent once and forgotten: to connect again asks again.
-				const secret = r.sign_in?.method === "password" || r.sign_in?.method === "key";
-				setRequest(secret ? { ...r, sign_in: { method: r.sign_in?.method ?? "grant" } } : r);
-				setPhase({ name: "connecting" });
-				setTicket({ id: t.id, ticket: t.ticket });
-				onOpened(t.id);
-			} catch (e) {
-				setError(e);
-			} finally {
-				setBusy(false);
-			}
-		},
-		[device.id, onOpened],
-	);
-
-	const started = useRef(false);
+	/** A terminal of before, or one that was asked for: what comes later is for the person to say. */
+	const started = useRef(terminalId !== undefined);
+	const connect = async (r: Request) => {
+		started.current = true;
+		await run(async () => {
+			const opened = await ask(
+				api.POST("/api/v1/devices/{id}/terminals", { params: { path: { id: device.id } }, body: r }),
+			);
+			// What is secret is sent once and forgotten: to connect again asks again.
+			const secret = r.sign_in?.method === "password" || r.sign_in?.method === "key";
+			setRequest(secret ? { ...r, sign_in: { method: r.sign_in?.method ?? "grant" } } : r);
+			setPhase({ name: "connecting" });
+			setTicket({ id: opened.id, ticket: opened.ticket });
+			onOpened(opened.id);
+		});
+	};
+	const connectNow = useRef(connect);
+	connectNow.current = connect;
 	useEffect(() => {
-		if (start && !started.current && device.status === "online") {
-			started.current = true;
-			void connect(start);
-		}
-	}, [start, connect, device.status]);
+		if (start && !started.current && device.status === "online") void connectNow.current(start);
+	}, [start, device.status]);
 
 	// The newest of what the emulator calls: it is made once for a terminal.
-	const calls = { onTitle, onKey, onOpened, onOpenState };
+	const calls = { onTitle, onKey, onOpened, onOpenState, active };
 	const latest = useRef(calls);
 	latest.current = calls;
 	const shown = useRef({ settings, theme });
@@ -116,16 +100,17 @@ export function Pane({
 
 	useEffect(() => {
 		if (!ticket || !element.current) return;
-		const paste = (text: string) => {
-			const lines = text.replace(/\n$/, "").split("\n").length;
-			if (lines > 1 || text.length > manyChars) setPasted({ text, lines });
+		const paste = (raw: string) => {
+			const text = plain(raw);
+			if (text.length > maxPaste) failed(new Error(t.terminal.tooLong));
+			else if (needsLook(text)) setPasted(text);
 			else e.terminal.paste(text);
 		};
-		const e = new Emulator(element.current, {
+		const box = element.current;
+		const e = new Emulator(box, {
 			theme: shown.current.theme,
 			fontSize: shown.current.settings.fontSize,
 			screenReader: shown.current.settings.screenReader,
-			label: t.terminal.output(device.display_name || device.name),
 			onType: (data) => connection.current?.type(data),
 			onBinary: (data) => connection.current?.type(data),
 			onResize: (columns, rows) => connection.current?.resize(columns, rows), // there is none yet for its first size: see below
@@ -153,7 +138,10 @@ export function Pane({
 				setPhase(p);
 				latest.current.onOpenState(p.name === "open" || p.name === "reconnecting");
 				if (p.name === "ended") latest.current.onOpened(undefined);
-				if (p.name === "open") e.terminal.focus();
+				// Whoever types elsewhere meanwhile, a password perhaps, goes on there.
+				const at = document.activeElement;
+				const mine = at === document.body || box.parentElement?.contains(at);
+				if (p.name === "open" && latest.current.active && mine) e.terminal.focus();
 			},
 			notice: (message) => failed(new Error(message)),
 		});
@@ -165,7 +153,6 @@ export function Pane({
 			p.stopPropagation();
 			paste(text);
 		};
-		const box = element.current;
 		box.addEventListener("paste", onPaste, true);
 		c.resize(e.terminal.cols, e.terminal.rows);
 		emulator.current = e;
@@ -177,7 +164,7 @@ export function Pane({
 			emulator.current = undefined;
 			connection.current = undefined;
 		};
-	}, [ticket, device.name, device.display_name]);
+	}, [ticket]);
 
 	useEffect(() => {
 		const terminal = emulator.current?.terminal;
@@ -187,6 +174,12 @@ export function Pane({
 		terminal.options.screenReaderMode = settings.screenReader;
 		emulator.current?.fitNow();
 	}, [theme, settings.fontSize, settings.screenReader]);
+
+	const label = t.terminal.output(device.display_name || device.name);
+	// biome-ignore lint/correctness/useExhaustiveDependencies: each ticket has an emulator of its own
+	useEffect(() => {
+		emulator.current?.terminal.textarea?.setAttribute("aria-label", label);
+	}, [label, ticket]);
 
 	useEffect(() => {
 		if (active) emulator.current?.terminal.focus();
@@ -228,7 +221,11 @@ export function Pane({
 				busy={busy}
 				onRetry={() => connection.current?.retryNow()}
 				onAgain={again}
-				onHere={() => setTicket({ id: ticket.id })}
+				onHere={() => {
+					setPhase({ name: "connecting" });
+					setTicket({ id: ticket.id });
+					onOpened(ticket.id);
+				}}
 				onForm={() => setTicket(undefined)}
 			/>
 			{phase.name === "host-key" && (
@@ -270,11 +267,10 @@ export function Pane({
 				closeButtonProps={{ "aria-label": t.common.close }}
 			>
 				<Text size="sm" mb="xs">
-					{t.terminal.pasteText(pasted?.lines ?? 0)}{" "}
-					{pasted && pasted.text.length > manyChars ? t.terminal.large(t.common.number(pasted.text.length)) : ""}
+					{t.terminal.pasteText(linesOf(pasted ?? ""))} {t.terminal.large(t.common.number((pasted ?? "").length))}
 				</Text>
 				<Code block mah={240} className={classes.pasted ?? ""}>
-					{pasted?.text.slice(0, manyChars)}
+					{pasted}
 				</Code>
 				<Group justify="flex-end" mt="md" gap="xs">
 					<Button variant="default" onClick={() => setPasted(undefined)}>
@@ -283,7 +279,7 @@ export function Pane({
 					<Button
 						data-autofocus
 						onClick={() => {
-							if (pasted) emulator.current?.terminal.paste(pasted.text);
+							if (pasted) emulator.current?.terminal.paste(pasted);
 							setPasted(undefined);
 							emulator.current?.terminal.focus();
 						}}
@@ -321,13 +317,14 @@ function Bar({
 	onHere: () => void;
 	onForm: () => void;
 }) {
-	const [now, setNow] = useState(Date.now);
+	const [, tick] = useReducer((n: number) => n + 1, 0);
 	const counting = phase.name === "reconnecting";
 	useEffect(() => {
 		if (!counting) return;
-		const tick = setInterval(() => setNow(Date.now()), 500);
-		return () => clearInterval(tick);
+		const timer = setInterval(tick, 500);
+		return () => clearInterval(timer);
 	}, [counting]);
+	const now = Date.now();
 	switch (phase.name) {
 		case "connecting":
 		case "signing-in":
@@ -377,9 +374,7 @@ export function endingText(e: Ending): string {
 	if (e.reason === "exited") return e.signal ? t.terminal.signalled(e.signal) : t.terminal.exited(e.exit_status);
 	// What the gateway says of a lost connection is more than we know, if it says something.
 	const ours = e.reason === "connection_lost" && e.message ? undefined : t.terminal.ended[e.reason];
-	const theirs = [e.message, e.hint]
-		.filter(Boolean)
-		.map((s) => `${String(s).charAt(0).toUpperCase()}${String(s).slice(1).replace(/[.]?$/, ".")}`);
+	const theirs = [e.message, e.hint].filter((s) => s !== undefined && s !== "").map((s) => sentence(String(s)));
 	return [ours, ...(ours && e.reason !== "refused" ? [] : theirs)].filter(Boolean).join(" ");
 }
 
@@ -413,7 +408,7 @@ function HostKeyDialog({
 				<dt>{changed ? t.terminal.hostKey.now : phase.key.type}</dt>
 				<dd className="mono">{phase.key.fingerprint}</dd>
 			</dl>
-			<CopyBox text={t.terminal.hostKey.command} what={t.terminal.hostKey.newTitle} />
+			<CopyBox text={t.terminal.hostKey.command(phase.key.type)} what={t.terminal.hostKey.newTitle} />
 			<Group justify="flex-end" mt="md" gap="xs">
 				<Button variant="default" onClick={onCancel} data-autofocus>
 					{t.common.cancel}

@@ -21,7 +21,6 @@ export interface EmulatorOptions {
 	theme: ITheme;
 	fontSize: number;
 	screenReader: boolean;
-	label: string;
 	onType: (data: string) => void;
 	onBinary: (data: Uint8Array) => void;
 	onResize: (columns: number, rows: number) => void;
@@ -65,7 +64,6 @@ export class Emulator {
 		t.loadAddon(this.fit);
 		t.loadAddon(this.search);
 		t.open(element);
-		t.textarea?.setAttribute("aria-label", o.label);
 		try {
 			const gl = new WebglAddon();
 			gl.onContextLoss(() => gl.dispose()); // the slower renderer takes over

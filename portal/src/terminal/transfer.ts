@@ -1,4 +1,5 @@
 import { ApiError, api, ask, toApiError } from "../api/client";
+import { saveFile, saveUrl } from "../ui/save";
 
 /** Tells how many bytes have gone, of how many (0 if nobody knows). */
 export type Progress = (sent: number, total: number) => void;
@@ -59,9 +60,13 @@ function json(text: string): unknown {
 }
 
 /** Larger files are left to the browser's own downloads: this one holds them in memory. */
-export const inMemory = 256 << 20;
+const inMemory = 256 << 20;
 
-/** Fetches a file of the device's and hands it to the browser to keep. */
+/**
+ * Fetches a file of the device's and hands it to the browser to keep. "handed" if the
+ * browser goes on with it by itself, as it is large or has no end. What the device
+ * said of its size is not believed.
+ */
 export async function download(
 	terminal: string,
 	path: string,
@@ -69,11 +74,12 @@ export async function download(
 	size: number,
 	progress: Progress,
 	signal: AbortSignal,
-): Promise<void> {
-	if (size > inMemory) {
-		save(address(terminal, path), name);
-		return;
-	}
+): Promise<"handed" | undefined> {
+	const handOver = () => {
+		saveUrl(address(terminal, path), name);
+		return "handed" as const;
+	};
+	if (size > inMemory) return handOver();
 	let answer: Response;
 	try {
 		answer = await fetch(address(terminal, path), { signal });
@@ -87,35 +93,18 @@ export async function download(
 	let got = 0;
 	const reader = answer.body.getReader();
 	for (;;) {
+		if (total > inMemory || got > inMemory) {
+			await reader.cancel();
+			return handOver();
+		}
 		const { done, value } = await reader.read();
 		if (done) break;
 		parts.push(value);
 		got += value.length;
 		progress(got, total);
 	}
-	const url = URL.createObjectURL(new Blob(parts, { type: "application/octet-stream" }));
-	save(url, name);
-	setTimeout(() => URL.revokeObjectURL(url), 60_000);
-}
-
-function save(url: string, name: string) {
-	const a = document.createElement("a");
-	a.href = url;
-	a.download = name;
-	a.click();
-}
-
-const units = ["B", "kB", "MB", "GB", "TB"];
-
-/** 1,234 → "1.2 kB". */
-export function bytes(n: number): string {
-	let i = 0;
-	let v = n;
-	while (v >= 1000 && i < units.length - 1) {
-		v /= 1000;
-		i++;
-	}
-	return `${i === 0 || v >= 100 ? Math.round(v) : v.toFixed(1)} ${units[i]}`;
+	saveFile(name, parts, "application/octet-stream");
+	return undefined;
 }
 
 /** The path of a name in a folder. */

@@ -11,13 +11,3 @@ export function csvCell(value: string | number | undefined): string {
 /** A line of it, with its end. */
 export const csvLine = (cells: readonly (string | number | undefined)[]): string =>
 	`${cells.map(csvCell).join(",")}\r\n`;
-
-/** Gives a file to the reader. */
-export function download(name: string, parts: BlobPart[], type: string) {
-	const url = URL.createObjectURL(new Blob(parts, { type }));
-	const a = document.createElement("a");
-	a.href = url;
-	a.download = name;
-	a.click();
-	setTimeout(() => URL.revokeObjectURL(url), 60_000);
-}

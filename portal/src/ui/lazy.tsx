@@ -3,40 +3,38 @@ import { flushSync } from "react-dom";
 import classes from "./lazy.module.css";
 
 /**
- * For what a table has hundreds of and what is costly to keep ready: menus, tooltips.
- * It is drawn bare, and ready as soon as somebody comes near it with the mouse or by
- * keyboard. `arm` makes it ready by other means: a finger, a screen reader. Bare and
- * ready must look alike; the focus goes from one to the other.
+ * For what a table has hundreds of and what is costly to keep ready: tooltips. It is
+ * drawn bare, and ready as soon as somebody comes near it with the mouse or by
+ * keyboard. Bare and ready must look alike; the focus goes from one to the other.
  */
-export function Lazy({ children }: { children: (ready: boolean, arm: () => void) => ReactNode }) {
+export function Lazy({ children }: { children: (ready: boolean) => ReactNode }) {
 	const [ready, setReady] = useState(false);
 	const box = useRef<HTMLSpanElement>(null);
 	const focus = useRef(false);
 	useLayoutEffect(() => {
 		if (ready && focus.current) box.current?.querySelector<HTMLElement>("a, button")?.focus();
 	}, [ready]);
-	// At once: an element that is replaced between a press and its release gets no click.
+	// Before the event is over: an element that is replaced between a press and its
+	// release gets no click.
 	const makeReady = (withFocus: boolean) => {
 		focus.current = withFocus;
 		flushSync(() => setReady(true));
 	};
-	const arm = () => makeReady(true);
 	return (
 		// biome-ignore lint/a11y/noStaticElementInteractions: it only watches over what is inside
 		<span
 			ref={box}
 			className={classes.lazy}
 			onPointerEnter={(e) => {
-				// A finger is about to tap what it touches: another element in its place would get nothing.
-				if (e.pointerType === "mouse" && !ready) {
-					makeReady(box.current?.contains(document.activeElement) ?? false);
-				}
+				// A finger taps what it touches: another element in its place would get nothing. Nor would one under a press.
+				if (e.pointerType !== "mouse" || e.buttons !== 0 || ready) return;
+				makeReady(box.current?.contains(document.activeElement) ?? false);
 			}}
 			onFocus={(e) => {
-				if (!ready && e.target.matches(":focus-visible")) arm();
+				if (!ready && e.target.matches(":focus-visible")) makeReady(true);
 			}}
 		>
-			{children(ready, arm)}
+			{children(ready)}
 		</span>
 	);
 }

@@ -36,8 +36,6 @@ export const common = {
 		select: (what: string) => `Select ${what}`,
 		columns: "Columns",
 		columnsHelp: "Which columns are shown",
-		sortUp: (what: string) => `${what}: sorted ascending`,
-		sortDown: (what: string) => `${what}: sorted descending`,
 		sortBy: (what: string) => `Sort by ${what.toLowerCase()}`,
 		total: (n: number, orMore: boolean, one: string) => (orMore ? `${number.format(n)}+ ${one}s` : count(n, one)),
 		selected: (n: number) => `${number.format(n)} selected`,

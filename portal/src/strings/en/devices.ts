@@ -179,7 +179,6 @@ export const devices = {
 			windows: "In its PowerShell, run as administrator:",
 			docker: "On the Docker host:",
 		},
-		connectText: "Then:",
 		windowsSsh:
 			"The agent's own SSH server does not run on Windows: this publishes OpenSSH Server, an optional feature of Windows.",
 		dockerSsh: "A terminal then opens inside the container.",

@@ -2,7 +2,6 @@ export const docs = {
 	title: "API",
 	lead: "Every route of this gateway's REST API, to read and to try.",
 	search: "Find a route",
-	searchKey: "/",
 	nothing: "No route has these words.",
 	clear: "Show all routes",
 	routes: "Routes",

@@ -2,8 +2,6 @@ import { count } from "./common";
 
 export const terminal = {
 	title: (device: string) => `Terminal on ${device}`,
-	open: (device: string) => `Open a terminal on ${device}`,
-	offline: "The device is offline. The terminal opens when it is back.",
 	noSSH: "The device publishes no SSH server. On the device: socketxp connect tcp://localhost:22 --enable-ssh",
 	disabled: "The device is disabled.",
 	toolbar: "Terminal",
@@ -45,7 +43,6 @@ export const terminal = {
 		port: "SSH server",
 		builtIn: (port: number) => `Port ${port}, built into the agent`,
 		sshd: (port: number) => `Port ${port}`,
-		other: "Another port…",
 		user: "User",
 		userBuiltIn: "Leave it empty for the user who runs the agent.",
 		method: "Sign in with",
@@ -61,6 +58,7 @@ export const terminal = {
 		key: "Private key",
 		keyHelp: "In OpenSSH or PEM form",
 		chooseFile: "Choose a file…",
+		notAKey: "The file is too large to be a private key.",
 		passphrase: "Passphrase of the key",
 		submit: "Connect",
 		confirm: "You came here by a link. Nothing is opened before you say so.",
@@ -79,7 +77,8 @@ export const terminal = {
 		newTitle: "Is this the right device?",
 		newText:
 			"The device's SSH server shows a key that nobody here has seen before. Compare it with what the device itself says:",
-		command: "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
+		/** Of a key of this type, such as ssh-ed25519. */
+		command: (type: string) => `ssh-keygen -lf /etc/ssh/ssh_host_${/rsa|ecdsa/.exec(type)?.[0] ?? "ed25519"}_key.pub`,
 		changedTitle: "The device's key has changed",
 		changedText:
 			"Either its SSH server was set up anew, or somebody is in between. Don't go on unless you know why it changed. Nothing secret has been sent.",
@@ -111,6 +110,7 @@ export const terminal = {
 	pasteTitle: "Paste several lines?",
 	pasteText: (n: number) => `The text has ${count(n, "line")}. Each may be run as a command at once.`,
 	paste: "Paste",
+	tooLong: "The text is too long to be pasted. Send it as a file.",
 	large: (n: string) => `It has ${n} characters.`,
 	fileTitle: "Files on the device",
 	filesPath: "Folder",
@@ -136,9 +136,7 @@ export const terminal = {
 	uploading: (name: string) => `Uploading ${name}`,
 	downloading: (name: string) => `Downloading ${name}`,
 	cancelled: "Cancelled",
+	handed: "In the browser's downloads",
 	doneWord: "Done",
 	needsOpen: "Files need a terminal that is connected.",
-	size: "Size",
-	changed: "Changed",
-	name: "Name",
 } as const;
