@@ -19,13 +19,9 @@ const most = 50;
 /** The transfers of a page, which go on whatever part of it is shown. */
 export function useTransfers() {
 	const [transfers, setTransfers] = useState<Transfer[]>([]);
-	/** Shows an act as a transfer. Throws what it throws, unless it was cancelled. */
+	/** Shows an act as a transfer; what returns "handed" was given to the browser to end. Throws what it throws, unless it was cancelled. */
 	const carry = useCallback(
-		async (
-			title: string,
-			total: number,
-			act: (p: Progress, s: AbortSignal) => Promise<"handed" | undefined | void>,
-		) => {
+		async (title: string, total: number, act: (p: Progress, s: AbortSignal) => Promise<unknown>) => {
 			const key = crypto.randomUUID();
 			const abort = new AbortController();
 			const change = (more: Partial<Transfer>) =>
@@ -36,7 +32,7 @@ export function useTransfers() {
 			]);
 			try {
 				const how = await act((sent, of) => change({ sent, total: of }), abort.signal);
-				change({ state: how ?? "done" });
+				change({ state: how === "handed" ? how : "done" });
 			} catch (e) {
 				change({ state: abort.signal.aborted ? "cancelled" : "failed" });
 				if (!abort.signal.aborted) throw e;
