@@ -109,13 +109,13 @@ func (r *router) addFile(files fs.FS, name string) {
 	if strings.HasPrefix(name, "assets/") {
 		lasting = "public, max-age=31536000, immutable"
 	}
-	small := compressed(text)
+	small := sync.OnceValue(func() []byte { return compressed(text) }) // by whoever asks first: a start has better to do
 	r.handle(route{method: get, path: "/" + name, policy: public}, func(w http.ResponseWriter, req *http.Request) error {
 		h := w.Header()
 		h.Set("Content-Type", media)
 		h.Set("Cache-Control", lasting)
 		body := text
-		if small != nil {
+		if small := small(); small != nil {
 			h.Set("Vary", "Accept-Encoding")
 			if strings.Contains(req.Header.Get("Accept-Encoding"), "gzip") {
 				h.Set("Content-Encoding", "gzip")
