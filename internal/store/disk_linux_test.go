@@ -168,6 +168,9 @@ func overcommitted(t *testing.T) (dir, below string) {
 	t.Helper()
 	for _, program := range []string{"losetup", "mkfs.ext4"} {
 		if _, err := exec.LookPath(program); err != nil {
+			if os.Getenv("CI") != "" {
+				t.Fatalf("%v: CI must run everything", err)
+			}
 			t.Skip(err)
 		}
 	}
