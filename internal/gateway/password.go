@@ -23,15 +23,16 @@ func HashPassword(password string) (string, error) {
 // say no. It is the hash of nothing anybody knows.
 const unknownHash = "$argon2id$v=19$m=47104,t=1,p=1$c29ja2V0eHAtbm9ib2R5$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
-// passwords bounds how many passwords are hashed at a time: each takes 46 MiB.
+// passwords bounds how many passwords are hashed at a time: each takes a core, and one
+// of the gateway's own 46 MiB.
 type passwords struct {
 	places chan struct{}
 	queue  chan struct{}
 	wait   time.Duration
 }
 
-func newPasswords(l httpLimits) *passwords {
-	return &passwords{places: make(chan struct{}, l.passwords), queue: make(chan struct{}, l.passwords+l.passwordQueue), wait: l.passwordWait}
+func newPasswords(places int, l httpLimits) *passwords {
+	return &passwords{places: make(chan struct{}, places), queue: make(chan struct{}, places+l.passwordQueue), wait: l.passwordWait}
 }
 
 // enter waits for a place. Whoever finds too many waiting, or waits for too long,

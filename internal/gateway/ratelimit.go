@@ -233,6 +233,7 @@ type rest struct {
 	refusals                          *refusals
 	streams, exports                  *counted
 	passwords                         *passwords
+	passphrases                       *passwords // of private keys: nobody's sign-in to the gateway waits for them
 	strangers                         *strangers
 }
 
@@ -247,6 +248,6 @@ func newREST(l httpLimits) *rest {
 		terminals: newRates[string](l.terminals),
 		refusals:  newRefusals(l.refusals),
 		streams:   newCounted(l.streams), exports: newCounted(l.exports),
-		passwords: newPasswords(l), strangers: newStrangers(),
+		passwords: newPasswords(l.passwords, l), passphrases: newPasswords(1, l), strangers: newStrangers(),
 	}
 }

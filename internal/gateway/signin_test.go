@@ -434,7 +434,7 @@ func TestPasswordQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := defaultHTTPLimits()
 		l.passwords, l.passwordQueue = 1, 1
-		p := newPasswords(l)
+		p := newPasswords(l.passwords, l)
 		leave, err := p.enter(t.Context())
 		if err != nil {
 			t.Fatal(err)

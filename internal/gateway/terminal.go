@@ -90,8 +90,6 @@ func (t *webTerminal) forget(*visit)                 {}
 // tell is for holder.
 func (t *webTerminal) tell(m control.Message) error {
 	switch m := m.(type) {
-	case control.LinkTicket:
-		t.answer(m.Link, m)
 	case control.LinkRefused:
 		t.answer(m.Link, m)
 	case control.Ended:
@@ -167,8 +165,8 @@ func (g *Gateway) openTerminal(ctx context.Context, who caller, in *openTerminal
 
 // newTerminal opens the session and has the terminal run.
 func (g *Gateway) newTerminal(ctx context.Context, who caller, in *openTerminalIn) (*webTerminal, error) {
-	if _, err := g.deviceOf(ctx, who, in.ID); err != nil {
-		return nil, err
+	if !socketxp.ValidID(in.ID) {
+		return nil, missing("device")
 	}
 	seen := g.live.mark() // before the database is asked: see open
 	if err := g.judgeAgain(ctx, who, terminalPolicy); err != nil {
@@ -176,6 +174,7 @@ func (g *Gateway) newTerminal(ctx context.Context, who caller, in *openTerminalI
 	}
 	device, tunnel, err := g.judgeVisit(ctx, who, control.Visit{DeviceID: in.ID, Port: in.Body.Port})
 	if err != nil {
+		callOf(ctx).audited = refuses(err) // as a session that was refused
 		return nil, err
 	}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
@@ -233,6 +232,9 @@ func (t *webTerminal) optionsFor(ctx context.Context, who caller, device socketx
 	o := terminal.Options{
 		Dial: t.dial, User: r.User, Size: terminal.Size{Columns: r.Columns, Rows: r.Rows}, Sure: tunnel.SSH,
 		Trust: func(ctx context.Context, key terminal.HostKey) error {
+			if err := t.mayStill(ctx); err != nil {
+				return err
+			}
 			return g.trustHostKey(ctx, who, device, r.Port, key)
 		},
 		Why: func() *socketxp.Error {
@@ -257,8 +259,16 @@ func (t *webTerminal) optionsFor(ctx context.Context, who caller, device socketx
 	if o.Known, err = g.knownHostKey(ctx, device, tunnel, r.Port); err != nil {
 		return o, err
 	}
-	o.SignIn, err = g.terminalSignIn(who, device, tunnel, r)
+	o.SignIn, err = t.signIn(ctx, who, device, tunnel, r)
 	return o, err
+}
+
+// mayStill judges the person again: what was allowed when the terminal was asked for
+// may be minutes ago.
+func (t *webTerminal) mayStill(ctx context.Context) error {
+	asked, cancel := t.g.asked(ctx)
+	defer cancel()
+	return t.visit.judge(asked, t.g.newPass())
 }
 
 // knownHostKey returns the key that the SSH server is known by; nil if none was
@@ -307,8 +317,8 @@ func (g *Gateway) trustHostKey(ctx context.Context, who caller, device socketxp.
 	return nil
 }
 
-// terminalSignIn returns how a person signs in to the SSH server.
-func (g *Gateway) terminalSignIn(who caller, device socketxp.Device, tunnel socketxp.Tunnel, r api.TerminalRequest) (*terminal.SignIn, error) {
+// signIn returns how a person signs in to the SSH server.
+func (t *webTerminal) signIn(ctx context.Context, who caller, device socketxp.Device, tunnel socketxp.Tunnel, r api.TerminalRequest) (*terminal.SignIn, error) {
 	in := api.TerminalSignIn{Method: "single-use-key"}
 	if tunnel.SSH {
 		in.Method = "grant"
@@ -331,6 +341,12 @@ func (g *Gateway) terminalSignIn(who caller, device socketxp.Device, tunnel sock
 	case "password":
 		return terminal.Password([]byte(in.Password))
 	case "key":
+		// The file says how much work its passphrase is: up to some seconds of a core.
+		leave, err := t.g.rest.passphrases.enter(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
 		return terminal.Key([]byte(in.Key), []byte(in.Passphrase))
 	case "single-use-key":
 		public, private, err := ed25519.GenerateKey(rand.Reader)
@@ -338,7 +354,10 @@ func (g *Gateway) terminalSignIn(who caller, device socketxp.Device, tunnel sock
 			return nil, err
 		}
 		return terminal.SingleUse(private, func(ctx context.Context) (string, func(), error) {
-			return g.placeKey(ctx, who, device, tunnel.Destination.String(), r.User, public)
+			if err := t.mayStill(ctx); err != nil {
+				return "", nil, err
+			}
+			return t.g.placeKey(ctx, who, device, tunnel.Destination.String(), r.User, public)
 		})
 	}
 	return terminal.Grant(), nil

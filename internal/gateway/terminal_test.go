@@ -596,6 +596,60 @@ func TestTerminalFiles(t *testing.T) {
 		}
 		upload("", "&overwrite=true", strings.NewReader("new")).want(t, http.StatusConflict, socketxp.CodeConflict)
 	})
+	t.Run("a private file is nobody else's while it is overwritten", func(t *testing.T) {
+		private := filepath.Join(dir, "private")
+		if err := os.WriteFile(private, []byte("old"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		owner := os.Geteuid()
+		if owner == 0 {
+			owner = 12345
+			if err := os.Chown(private, owner, owner); err != nil {
+				t.Fatal(err)
+			}
+		}
+		theirs := func(path string) bool {
+			st, err := os.Stat(path)
+			return err == nil && st.Mode().Perm() == 0o600 && int(st.Sys().(*syscall.Stat_t).Uid) == owner
+		}
+		r, in := io.Pipe()
+		sent := make(chan restAnswer, 1)
+		go func() { sent <- upload("private", "&overwrite=true", r) }()
+		_, _ = io.WriteString(in, "new")
+		eventually(t, patience, "what is being written is private", func() bool {
+			parts := must[[]string](t)(filepath.Glob(filepath.Join(dir, ".*.part")))
+			if len(parts) != 1 {
+				return false
+			}
+			if st, err := os.Stat(parts[0]); err == nil && st.Size() > 0 && !theirs(parts[0]) {
+				t.Errorf("it is %v", st.Mode())
+			}
+			return theirs(parts[0])
+		})
+		_ = in.Close()
+		(<-sent).want(t, http.StatusNoContent, "")
+		if content("private") != "new" || !theirs(private) {
+			t.Error("it is another's now")
+		}
+		if err := os.Remove(private); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("a link stays one", func(t *testing.T) {
+		link := filepath.Join(dir, "link")
+		for _, target := range []string{filepath.Join(dir, "there"), filepath.Join(dir, "nothing")} {
+			if err := os.Symlink(target, link); err != nil {
+				t.Fatal(err)
+			}
+			upload("link", "&overwrite=true", strings.NewReader("x")).want(t, http.StatusConflict, socketxp.CodeConflict)
+			if now, err := os.Readlink(link); err != nil || now != target {
+				t.Errorf("it leads to %q, %v", now, err)
+			}
+			if err := os.Remove(link); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 	t.Run("an upload that is called off leaves nothing", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		r, in := io.Pipe()

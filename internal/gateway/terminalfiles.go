@@ -145,6 +145,7 @@ func (g *Gateway) downloadFile(w http.ResponseWriter, req *http.Request) error {
 		begun = true
 		return &timedWriter{w, http.NewResponseController(w)}, nil
 	})
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(transferWithin)) // for what is sent last
 	_ = g.auditFile(ctx, t, who, "file.download-end", path, fmt.Sprintf(", %d bytes", written), err)
 	if err != nil && begun {
 		panic(http.ErrAbortHandler) // it has begun: what is missing must not look like the end
@@ -174,6 +175,9 @@ type timedWriter struct {
 
 func (t *timedWriter) Write(b []byte) (int, error) {
 	_ = t.control.SetWriteDeadline(time.Now().Add(transferWithin))
+	// The device's time is none of the browser's; and over HTTP/2 a deadline that was
+	// missed once is for good.
+	defer func() { _ = t.control.SetWriteDeadline(time.Time{}) }()
 	return t.w.Write(b)
 }
 
@@ -185,6 +189,7 @@ type timedReader struct {
 
 func (t *timedReader) Read(b []byte) (int, error) {
 	_ = t.control.SetReadDeadline(time.Now().Add(transferWithin))
+	defer func() { _ = t.control.SetReadDeadline(time.Time{}) }()
 	return t.r.Read(b)
 }
 
@@ -204,6 +209,7 @@ func (g *Gateway) uploadFile(w http.ResponseWriter, req *http.Request) error {
 	control := http.NewResponseController(w)
 	// It may take longer to answer than for another request.
 	_ = control.SetWriteDeadline(time.Time{})
+	_ = control.SetReadDeadline(time.Time{})
 	written, err := t.term.Upload(ctx, path, overwrite, &timedReader{req.Body, control})
 	_ = control.SetWriteDeadline(time.Now().Add(transferWithin))
 	_ = g.auditFile(ctx, t, who, "file.upload-end", path, fmt.Sprintf(", %d bytes", written), err)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -130,7 +131,10 @@ func (s *sshServer) serve(c net.Conn) {
 }
 
 func TestTerminalSSHD(t *testing.T) {
-	w := start(t, func(l *limits) { l.http.terminals = quota{1000, 1000} })
+	w := start(t, func(l *limits) {
+		l.http.terminals = quota{1000, 1000}
+		l.http.passwordWait = 500 * time.Millisecond
+	})
 	sshd := newSSHServer(t)
 	d := w.agentDevice("pi", fmt.Sprintf("tcp://127.0.0.1:%d", sshd.port()))
 	p := w.person()
@@ -198,6 +202,20 @@ func TestTerminalSSHD(t *testing.T) {
 			s.typed("what is typed")
 			s.seen("what is typed")
 		}
+	})
+	t.Run("X-01 passphrases are tried one at a time, and no sign-in waits for them", func(t *testing.T) {
+		leave, err := w.g.rest.passphrases.enter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		by := request(map[string]any{"method": "key", "key": locked, "passphrase": "secret"})
+		p.rest.do(post, "/api/v1/devices/"+d.ID+"/terminals", by, cookie(p.cookie)...).want(t, http.StatusServiceUnavailable, socketxp.CodeUnavailable)
+		if _, err := w.g.rest.passwords.hash(t.Context(), "somebody signs in"); err != nil {
+			t.Error(err)
+		}
+		leave()
+		_, s := look(by)
+		s.state("open")
 	})
 	t.Run("what can't be a sign-in is refused at once", func(t *testing.T) {
 		for _, in := range []map[string]any{

@@ -24,7 +24,7 @@ const (
 	// maxEntries is how many entries of a folder are listed, and maxListing how much of
 	// the server's answer is read for it.
 	maxEntries = 5000
-	maxListing = 8 << 20
+	maxListing = 2 << 20
 	// maxPath is what Linux takes.
 	maxPath = 4096
 )
@@ -146,7 +146,7 @@ func (t *Terminal) Upload(ctx context.Context, p string, overwrite bool, r io.Re
 	ctx, cancel := withGrace(ctx, cleanUp)
 	defer cancel()
 	err = t.files(ctx, -1, func(c *sftp.Client) error {
-		old, err := c.Stat(p)
+		old, err := c.Lstat(p) // a link is no file, and not followed
 		switch {
 		case err == nil && (!overwrite || !old.Mode().IsRegular()):
 			return errExists
@@ -163,6 +163,17 @@ func (t *Terminal) Upload(ctx context.Context, p string, overwrite bool, r io.Re
 				_ = c.Remove(temp)
 			}
 		}()
+		if old != nil {
+			// Before there is anything to read in it. To give it to another's file only root
+			// is allowed: else it is the user's, as any file that they write anew.
+			if s, ok := old.Sys().(*sftp.FileStat); ok {
+				_ = f.Chown(int(s.UID), int(s.GID))
+			}
+			if err = f.Chmod(old.Mode().Perm()); err != nil {
+				_ = f.Close()
+				return err
+			}
+		}
 		written, err = f.ReadFromWithConcurrency(r, 16)
 		if closed := f.Close(); err == nil {
 			err = closed
@@ -171,7 +182,6 @@ func (t *Terminal) Upload(ctx context.Context, p string, overwrite bool, r io.Re
 			return err
 		}
 		if old != nil {
-			_ = c.Chmod(temp, old.Mode().Perm()) // as the one before, if that may be
 			err = c.PosixRename(temp, p)
 			return err
 		}

@@ -14,8 +14,9 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// SignIn is what the person is to the SSH server. Its secrets are in memory only,
-// and overwritten as soon as the server has said yes or no.
+// SignIn is what the person is to the SSH server. Its secrets are in memory only, and
+// let go as soon as the server has said yes or no: this copy is overwritten, and those
+// of the request and of the library go with the next collection.
 type SignIn struct {
 	password []byte
 	signer   ssh.Signer

@@ -42,7 +42,7 @@ type Limits struct {
 
 // DefaultLimits returns those of a gateway.
 func DefaultLimits() Limits {
-	return Limits{Connect: 30 * time.Second, Trust: 2 * time.Minute, Detached: time.Minute, Cut: 2 * time.Second}
+	return Limits{Connect: 15 * time.Second, Trust: 2 * time.Minute, Detached: time.Minute, Cut: 2 * time.Second}
 }
 
 // Options are what a terminal is made of.
@@ -61,7 +61,7 @@ type Options struct {
 	Trust func(context.Context, HostKey) error
 	// Why returns why the connection was cut from our side, or nil.
 	Why func() *socketxp.Error
-	// Over is called once, when the connection to the device is over.
+	// Over is called once, when the terminal is over: nothing is shown any more.
 	Over func()
 	// Fault is called with what a goroutine of the terminal's has recovered from.
 	Fault  func(v any)
@@ -268,8 +268,9 @@ func (t *Terminal) Run(ctx context.Context) {
 	t.mu.Lock()
 	t.client, t.input = nil, nil
 	t.mu.Unlock()
-	t.options.Over()
+	// What was put out is still shown, and may be cut off while it is.
 	t.linger(ctx)
+	t.options.Over()
 }
 
 // guard outlives do's panic, which costs the terminal and nothing else.
