@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"portal":                {},
 	"cmd/socketxp":          {".", "internal/control", "internal/link", "internal/api", "internal/agent"},
 	"cmd/socketxp-gateway":  {".", "internal/gateway", "internal/store", "internal/cluster"},
+	"bench":                 {".", "internal/api", "internal/agent"}, // measures the programs; no program imports it
 }
 
 // testOnly are packages that no program may import, this table or not.

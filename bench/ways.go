@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"socketxp"
+	"socketxp/internal/api"
+)
+
+// way is one way from a client to the target.
+type way struct {
+	name string
+	addr string // what the client dials
+	// procs are what carries the bytes: neither the client nor the target.
+	procs []*process
+	// gateway is the one in the middle, if there is one.
+	gateway *process
+}
+
+// cpu returns what all of the way has used of the CPUs, and its gateway alone.
+func (w *way) cpu() (all, gateway time.Duration) {
+	for _, p := range w.procs {
+		all += p.cpu()
+	}
+	if w.gateway != nil {
+		gateway = w.gateway.cpu()
+	}
+	return all, gateway
+}
+
+// errMissing says that a way needs a program that is not installed.
+var errMissing = errors.New("is not installed")
+
+// maker sets one way up to the target at an address.
+type maker struct {
+	name string
+	set  func(l *lab, ctx context.Context, target string) (*way, error)
+}
+
+// makers are all ways, the limits first.
+var makers = []maker{
+	{"direct", func(_ *lab, _ context.Context, target string) (*way, error) { return &way{addr: target}, nil }},
+	{"relay-3", (*lab).relay3},
+	{"tls-pair", (*lab).tlsPair},
+	{"socketxp", func(l *lab, ctx context.Context, target string) (*way, error) { return l.socketxp(ctx, target, false) }},
+	{"socketxp-websocket", func(l *lab, ctx context.Context, target string) (*way, error) { return l.socketxp(ctx, target, true) }},
+	{"openssh-aes128-gcm", func(l *lab, ctx context.Context, target string) (*way, error) {
+		return l.openSSH(ctx, target, "-c", "aes128-gcm@openssh.com")
+	}},
+	{"openssh", func(l *lab, ctx context.Context, target string) (*way, error) { return l.openSSH(ctx, target) }},
+	{"stunnel-haproxy", (*lab).stunnel},
+}
+
+// setUp makes the named ways. Those whose programs are missing are left out and named.
+func (l *lab) setUp(ctx context.Context, names ...string) (ways []*way, missing []string, err error) {
+	target, err := l.listening(ctx, "target", l.far)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, m := range makers {
+		for _, name := range names {
+			if m.name != name {
+				continue
+			}
+			w, err := m.set(l, ctx, target)
+			if errors.Is(err, errMissing) {
+				missing = append(missing, name)
+				continue
+			}
+			if err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", name, err)
+			}
+			w.name = name
+			ways = append(ways, w)
+		}
+	}
+	return ways, missing, nil
+}
+
+// listening starts a role that listens, and returns where.
+func (l *lab) listening(ctx context.Context, role string, ns *namespace, args ...string) (string, error) {
+	_, addr, err := l.listener(ctx, role, ns, args...)
+	return addr, err
+}
+
+func (l *lab) listener(ctx context.Context, role string, ns *namespace, args ...string) (*process, string, error) {
+	p, err := l.role(role, ns, append([]string{"-listen", ns.host() + ":0"}, args...)...)
+	if err != nil {
+		return nil, "", err
+	}
+	m, err := p.await(ctx, `^listening at (\S+)`)
+	if err != nil {
+		return nil, "", err
+	}
+	return p, m[1], nil
+}
+
+// chain starts roles one before the other, from the target to the client.
+func (l *lab) chain(ctx context.Context, target string, hops ...hop) (*way, error) {
+	w := &way{addr: target}
+	for _, h := range hops {
+		p, addr, err := l.listener(ctx, h.role, h.ns, "-to", w.addr)
+		if err != nil {
+			return nil, err
+		}
+		w.addr, w.procs = addr, append(w.procs, p)
+	}
+	return w, nil
+}
+
+type hop struct {
+	role string
+	ns   *namespace
+}
+
+func (l *lab) relay3(ctx context.Context, target string) (*way, error) {
+	return l.chain(ctx, target, hop{"relay", l.far}, hop{"relay", l.far}, hop{"relay", l.near})
+}
+
+func (l *lab) tlsPair(ctx context.Context, target string) (*way, error) {
+	return l.chain(ctx, target, hop{"tls-device", l.far}, hop{"tls-access", l.near})
+}
+
+// gatewayOwner signs in to the gateways of a lab.
+const (
+	gatewayOwner  = "owner@example.com"
+	ownerPassword = "correct horse battery staple"
+)
+
+// gateway is a running one, and its owner who has signed in.
+type gateway struct {
+	*process
+	url   string
+	owner *api.Client
+}
+
+// startGateway starts a gateway with an owner in a folder of its own.
+func (l *lab) startGateway(ctx context.Context, name string) (*gateway, error) {
+	dir, program := filepath.Join(l.dir, name), filepath.Join(l.bin, "socketxp-gateway")
+	owner := exec.CommandContext(ctx, program, "admin", "create-user", "--data-dir", dir, "--email", gatewayOwner, "--account", "bench", "--password-file", "-") //nolint:gosec // ours
+	owner.Stdin = strings.NewReader(ownerPassword + "\n")
+	if out, err := owner.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	host := l.far.host()
+	port, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return l.serveGateway(ctx, &gateway{url: "https://" + net.JoinHostPort(host, port)}, dir)
+}
+
+// serveGateway starts the program with a data folder, on the port of g's URL, and
+// signs in.
+func (l *lab) serveGateway(ctx context.Context, g *gateway, dir string) (_ *gateway, err error) {
+	g.process, err = l.start("gateway", l.far, nil, filepath.Join(l.bin, "socketxp-gateway"), "serve", "--data-dir", dir,
+		"--listen", strings.TrimPrefix(g.url, "https://"), "--public-url", g.url, "--metrics-listen", "")
+	if err != nil {
+		return nil, err
+	}
+	g.owner, err = l.signIn(ctx, g.process, dir, g.url)
+	return g, err
+}
+
+// signIn waits until a gateway serves and signs in as its owner.
+func (l *lab) signIn(ctx context.Context, p *process, dir, url string) (*api.Client, error) {
+	var client *api.Client
+	var last error
+	err := until(ctx, 30*time.Second, func() bool {
+		var text []byte
+		if text, last = os.ReadFile(filepath.Join(dir, "gateway.crt")); last != nil { //nolint:gosec // the lab's own file
+			return false
+		}
+		block, _ := pem.Decode(text)
+		if block == nil {
+			return false
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if last = err; err != nil {
+			return false
+		}
+		addr := socketxp.GatewayAddress{URL: url, Pin: socketxp.PinOf(cert)}
+		tlsConfig, err := addr.TLSConfig(nil)
+		if last = err; err != nil {
+			return false
+		}
+		client = api.NewClient(addr, tlsConfig, "")
+		_, last = client.SignIn(ctx, gatewayOwner, ownerPassword)
+		return last == nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("the gateway does not serve: %w\n%s", errors.Join(err, last), p.out.String())
+	}
+	return client, nil
+}
+
+// freePort returns a port that nobody listens at now.
+func freePort(ctx context.Context) (string, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = l.Close() }()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
+
+// socketxp is this product: gateway, a device's agent, and a laptop's.
+func (l *lab) socketxp(ctx context.Context, target string, webSocket bool) (*way, error) {
+	name := "socketxp"
+	if webSocket {
+		name = "socketxp-websocket"
+	}
+	g, err := l.startGateway(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer g.owner.Close()
+	token, err := g.owner.CreateToken(ctx, api.CreateTokenRequest{Kind: socketxp.TokenBasic, Name: "bench"})
+	if err != nil {
+		return nil, err
+	}
+	_, service, err := net.SplitHostPort(target)
+	if err != nil {
+		return nil, err
+	}
+	program := filepath.Join(l.bin, "socketxp")
+	env := func(who string) ([]string, error) {
+		dir := filepath.Join(l.dir, name+"-"+who)
+		if webSocket {
+			// An agent begins with the door that it remembers.
+			ways, err := json.Marshal(map[string]any{"gateway": g.url, "control": "websocket", "links": "websocket", "found": time.Now().UTC().Format(time.RFC3339)})
+			if err == nil {
+				err = os.MkdirAll(dir, 0o700)
+			}
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, "ways.json"), ways, 0o600)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		return []string{"SOCKETXP_WORK_DIR=" + dir, "SOCKETXP_AUTHTOKEN=" + token.Text}, nil
+	}
+	deviceEnv, err := env("device")
+	if err != nil {
+		return nil, err
+	}
+	laptopEnv, err := env("laptop")
+	if err != nil {
+		return nil, err
+	}
+	login, err := l.start("login", l.far, deviceEnv, program, "login", "--iot-device-name", "d")
+	if err != nil {
+		return nil, err
+	}
+	<-login.done
+	device, err := l.start("device", l.far, deviceEnv, program, "connect", "tcp://"+target, "--verbose")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := device.await(ctx, "^Connected to"); err != nil {
+		return nil, err
+	}
+	laptop, err := l.start("laptop", l.near, laptopEnv, program, "connect", "tcp://localhost:0", "--iot-slave", "--peer-device-name", "d", "--peer-device-port", service, "--verbose")
+	if err != nil {
+		return nil, err
+	}
+	m, err := laptop.await(ctx, `tcp://localhost:(\d+)`)
+	if err != nil {
+		return nil, err
+	}
+	return &way{addr: "127.0.0.1:" + m[1], procs: []*process{g.process, device, laptop}, gateway: g.process}, nil
+}
