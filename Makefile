@@ -81,14 +81,20 @@ soak: ## everything comes and goes, and all must be given back (SOAK=30m for lon
 fuzz: ## every fuzz target for FUZZTIME each
 	@./scripts/fuzz.sh $(FUZZTIME)
 
-bench: ## micro-benchmarks, six rounds, for benchstat
+bench: go-build ## every way to a device side by side, into docs/reports/performance.md: 15 minutes
+	go build -o bin/bench ./bench
+	@mkdir -p docs/reports
+	bin/bench links -out docs/reports/performance.md
+
+bench-quick: go-build ## the ratios that matter most, one a line, in 45 s
+	@go build -o bin/bench ./bench
+	@bin/bench quick
+
+bench-micro: ## micro-benchmarks, six rounds, for benchstat
 	go test -run '^$$' -bench . -count 6 ./internal/...
 
 bench-lists: ## every list of the API with 100,000 devices, 99.9% online: p99 within 50 ms each
 	SOCKETXP_BENCH_LISTS=1 go test -count=1 -timeout 20m -v -run TestLists ./internal/gateway | grep -E 'p99|^(ok|FAIL|---)'
-
-bench-doors: ## one connection through each door: MB/s, and CPU of the gateway and both agents per GB
-	go test -run '^$$' -bench Doors ./e2e
 
 bench-terminal: ## a program's output to a terminal in a browser: MB/s, and CPU of the gateway and the agent per GB
 	go test -run '^$$' -bench Terminal ./e2e
@@ -103,4 +109,4 @@ $(SQLC):
 	CGO_ENABLED=1 GOBIN=$(TOOLS) go install github.com/sqlc-dev/sqlc/cmd/sqlc@$(SQLC_VERSION)
 	@mv $(TOOLS)/sqlc $@
 
-.PHONY: help build go-build portal portal-check portal-e2e run test check lint generate generate-check man e2e crash storm soak fuzz bench bench-lists bench-doors bench-terminal
+.PHONY: help build go-build portal portal-check portal-e2e run test check lint generate generate-check man e2e crash storm soak fuzz bench bench-quick bench-micro bench-lists bench-terminal

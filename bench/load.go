@@ -193,7 +193,7 @@ func (d driver) connects(ctx context.Context) (r result, err error) {
 	begun := time.Now()
 	err = atOnce(d.work.Conns, func(i int) error {
 		buf := make([]byte, 1)
-		for time.Since(begun) < d.work.For {
+		for more := true; more; more = time.Since(begun) < d.work.For {
 			start := time.Now()
 			c, err := d.ask(ctx, askFirst)
 			if err != nil {

@@ -3,7 +3,7 @@
 // this machine in the same minutes, each way in turn, round after round.
 //
 //	bench quick                     the ratios that matter most, in 45 s
-//	bench links [-rounds n]         every way and every work, as Markdown
+//	bench links [-out file]         every way and every work, as Markdown
 //	bench swarm [-agents n]         many idle devices at one gateway
 //
 // The programs of bin/ are measured as they are (make go-build). The ways of others

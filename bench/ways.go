@@ -26,6 +26,9 @@ type way struct {
 	procs []*process
 	// gateway is the one in the middle, if there is one.
 	gateway *process
+	// again starts another visitor's agent, whose first connection is a grant's first;
+	// nil if the way has none.
+	again func(context.Context) (p *process, addr string, err error)
 }
 
 // cpu returns what all of the way has used of the CPUs, and its gateway alone.
@@ -274,13 +277,24 @@ func (l *lab) socketxp(ctx context.Context, target string, webSocket bool) (*way
 	if _, err := device.await(ctx, "^Connected to"); err != nil {
 		return nil, err
 	}
-	laptop, err := l.start("laptop", l.near, laptopEnv, program, "connect", "tcp://localhost:0", "--iot-slave", "--peer-device-name", "d", "--peer-device-port", service, "--verbose")
+	visit := func(ctx context.Context) (*process, string, error) {
+		p, err := l.start("laptop", l.near, laptopEnv, program, "connect", "tcp://localhost:0", "--iot-slave", "--peer-device-name", "d", "--peer-device-port", service, "--verbose")
+		if err != nil {
+			return nil, "", err
+		}
+		m, err := p.await(ctx, `tcp://localhost:(\d+)`)
+		if err != nil {
+			return nil, "", err
+		}
+		return p, "127.0.0.1:" + m[1], nil
+	}
+	laptop, addr, err := visit(ctx)
 	if err != nil {
 		return nil, err
 	}
-	m, err := laptop.await(ctx, `tcp://localhost:(\d+)`)
-	if err != nil {
-		return nil, err
+	w := &way{addr: addr, procs: []*process{g.process, device, laptop}, gateway: g.process}
+	if !webSocket {
+		w.again = visit
 	}
-	return &way{addr: "127.0.0.1:" + m[1], procs: []*process{g.process, device, laptop}, gateway: g.process}, nil
+	return w, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,4 +90,15 @@ func BenchmarkTerminal(b *testing.B) {
 	perGB := func(d time.Duration) float64 { return d.Seconds() / (float64(b.N) * chunk / 1e9) }
 	b.ReportMetric(perGB(used("gateway")-gateway), "gateway-cpu-s/GB")
 	b.ReportMetric(perGB(used("device")-device), "device-cpu-s/GB")
+}
+
+// stop ends an agent.
+func (r *reached) stop(name string) error {
+	p, err := r.stage.proc(name)
+	if err != nil {
+		return err
+	}
+	p.signal(syscall.SIGINT)
+	_, err = p.wait(30 * time.Second)
+	return err
 }

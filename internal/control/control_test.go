@@ -504,3 +504,39 @@ func wantCode(t *testing.T, err error, code socketxp.Code) {
 		t.Errorf("error %v, want code %s", err, code)
 	}
 }
+
+// BenchmarkOffer is the message that each new link costs, from end to end.
+func BenchmarkOffer(b *testing.B) {
+	a, g := net.Pipe()
+	agent, gateway := NewAgent(a, RoleDevice, Options{}), NewGateway(g, Options{})
+	defer func() { _ = errors.Join(agent.Close(), gateway.Close()) }()
+	ctx := b.Context()
+	got := make(chan error, 1)
+	receive := func(c *Conn) {
+		_, err := c.Receive(ctx)
+		got <- err
+	}
+	for _, m := range samples {
+		var from, to *Conn
+		switch m.(type) {
+		case Hello, Report:
+			from, to = agent, gateway
+		case Welcome:
+			from, to = gateway, agent
+		default:
+			continue
+		}
+		go receive(to)
+		if err := errors.Join(from.Send(ctx, m), <-got); err != nil {
+			b.Fatal(err)
+		}
+	}
+	offer := Offer{SessionID: anID, Ticket: ticket, VisitorKey: pubKey, Destination: "tcp://localhost:22"}
+	b.ReportAllocs()
+	for b.Loop() {
+		go receive(agent)
+		if err := errors.Join(gateway.Send(ctx, offer), <-got); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

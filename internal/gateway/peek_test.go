@@ -122,3 +122,13 @@ func FuzzPeekClientHello(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkPeekClientHello(b *testing.B) {
+	hello := clientHello(b, &tls.Config{ServerName: "localhost", NextProtos: []string{"socketxp-control/1"}})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := peekClientHello(bytes.NewReader(hello)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

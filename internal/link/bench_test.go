@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"testing"
+
+	"socketxp"
 )
 
 // BenchmarkBulk moves data from a local connection through two Pipes, a link and
@@ -106,5 +108,15 @@ func BenchmarkLink(b *testing.B) {
 		v, d := r.links(k)
 		_ = v.Close()
 		_ = d.Close()
+	}
+}
+
+func BenchmarkPreface(b *testing.B) {
+	ticket, buf := make([]byte, socketxp.LinkTicketSize), make([]byte, 0, PrefaceSize)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := ParsePreface(AppendPreface(buf, ticket)); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -209,6 +209,32 @@ func (l *Link) readUpTo(end int, part []byte) error {
 	return nil
 }
 
+// atHand reports whether the next record can be read without waiting. The caller holds
+// reading.
+func (l *Link) atHand() bool { return l.wire.buffered() >= maxRecord+recordOverhead }
+
+// moreData reports whether data of the same connection can be read without waiting,
+// and goes on to the next frame if that is DATA. Any other stays unread: what it ends
+// must not end before what was read is with its owner. The caller holds reading.
+func (l *Link) moreData() bool {
+	if !l.atHand() {
+		return false
+	}
+	in := &l.in
+	if in.left > 0 {
+		return true
+	}
+	if l.readUpTo(headerSize, in.head[:]) != nil {
+		return false // it comes again with the next read
+	}
+	t, size := parseHeader(in.head)
+	if t != frameData || !t.fits(size) {
+		return false
+	}
+	in.left, in.got = size, 0
+	return true
+}
+
 // send seals a frame, whose header it writes, and lets it leave in one piece. A
 // timeout is returned when it did not leave in time; it will with the next one.
 // The caller holds writing.
