@@ -304,3 +304,54 @@ func TestP22PanicInPipe(t *testing.T) {
 	}
 	_ = dc.Close()
 }
+
+// recorder is a local connection that takes what it gets, and looks around with each
+// write.
+type recorder struct {
+	writes, bytes int
+	look          func()
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	r.writes++
+	r.bytes += len(b)
+	r.look()
+	return len(b), nil
+}
+
+// TestPipeGathers has many frames at hand: they are given on in few writes, and what
+// ends the connection is not heard before all of them are.
+func TestPipeGathers(t *testing.T) {
+	v, d := newRelayed(t, nil).links(newKeys())
+	vc, dc := open(t, v, d)
+	if err := vc.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := dc.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Fatal(n, err)
+	}
+	const frames, size = 64, 10_000
+	for range frames {
+		if _, err := dc.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := dc.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	local := &recorder{look: func() {
+		if vc.isOver() {
+			t.Error("the link is free for another connection while this one's last bytes are not given on")
+		}
+	}}
+	var err error
+	for err == nil {
+		_, err = vc.copyOnce(local)
+	}
+	if !errors.Is(err, io.EOF) || local.bytes != frames*size {
+		t.Fatalf("%d bytes, then %v", local.bytes, err)
+	}
+	if local.writes > frames/4*3 { // the first ones are taken as they come
+		t.Errorf("%d frames were given on in %d writes", frames, local.writes)
+	}
+}
