@@ -209,17 +209,10 @@ func (l *Link) readUpTo(end int, part []byte) error {
 	return nil
 }
 
-// atHand reports whether the next record can be read without waiting. The caller holds
-// reading.
-func (l *Link) atHand() bool { return l.wire.buffered() >= maxRecord+recordOverhead }
-
-// moreData reports whether data of the same connection can be read without waiting,
-// and goes on to the next frame if that is DATA. Any other stays unread: what it ends
-// must not end before what was read is with its owner. The caller holds reading.
+// moreData reports whether data of the same connection can be read now, and goes on to
+// the next frame if that is DATA. Any other stays unread: what it ends must not end
+// before what was read is with its owner. The caller holds reading.
 func (l *Link) moreData() bool {
-	if !l.atHand() {
-		return false
-	}
 	in := &l.in
 	if in.left > 0 {
 		return true

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 )
@@ -196,7 +197,7 @@ func (c *Conn) copyOnce(local io.Writer) (int, error) {
 	if err := c.next(); err != nil {
 		return 0, err
 	}
-	if l.in.left <= smallSize && !l.atHand() {
+	if l.in.left <= smallSize && !l.wire.pouring {
 		buf := smallBuffers.Get().(*[smallSize]byte)
 		defer smallBuffers.Put(buf)
 		return c.copyInto(local, buf[:])
@@ -211,10 +212,15 @@ func (c *Conn) copyOnce(local io.Writer) (int, error) {
 // from the socket, and a write for each piece between them costs 6 % of the CPU.
 func (c *Conn) copyInto(local io.Writer, buf []byte) (int, error) {
 	n, err := c.readSome(buf)
-	for err == nil && n < len(buf) && c.link.moreData() {
+	w := c.link.wire
+	for w.still = w.pouring; w.still && err == nil && n < len(buf) && c.link.moreData(); {
 		var more int
 		more, err = c.readSome(buf[n:])
 		n += more
+	}
+	w.still = false
+	if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = nil // nothing more is there; a deadline of the owner's will be seen next time
 	}
 	if n > 0 {
 		written, werr := local.Write(buf[:n])

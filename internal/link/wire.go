@@ -45,6 +45,7 @@ type wire struct {
 	ahead   *[readSize]byte // what unread is a part of, if it was read ahead
 	first   [1]byte         // what it is a part of otherwise
 	pouring bool            // the last read filled all it was given
+	still   bool            // Read gives what was read ahead, and a timeout in place of waiting
 
 	mu     sync.Mutex // guards the following; held while the socket is written to
 	out    *[]byte    // what has not left; nil if nothing
@@ -57,6 +58,9 @@ type wire struct {
 // it was given; then a large buffer is read ahead.
 func (w *wire) Read(p []byte) (int, error) {
 	if len(w.unread) == 0 {
+		if w.still {
+			return 0, os.ErrDeadlineExceeded // crypto/tls takes a timeout for no end
+		}
 		if !w.pouring {
 			n, err := w.Conn.Read(p)
 			w.pouring = n == len(p)
@@ -79,9 +83,6 @@ func (w *wire) Read(p []byte) (int, error) {
 	}
 	return n, nil
 }
-
-// buffered is how many bytes Read has at hand.
-func (w *wire) buffered() int { return len(w.unread) }
 
 // await blocks, holding no buffer, until the peer says something, the connection
 // breaks, or the read deadline passes.
