@@ -44,7 +44,7 @@ func links(ctx context.Context, args []string) (err error) {
 	f := flag.NewFlagSet("links", flag.ContinueOnError)
 	n := f.Int("rounds", 5, "how often every way does every work")
 	only := f.String("works", "", "only these works, comma-separated; no report then, but a table")
-	names := f.String("ways", "", "only these ways, comma-separated")
+	names := f.String("ways", "", "only these ways, comma-separated; the full path of a folder is this product as it was built there")
 	out := f.String("out", "", "the file of the report; empty for standard output")
 	if err := f.Parse(args); err != nil {
 		return err

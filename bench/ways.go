@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,13 +57,32 @@ var makers = []maker{
 	{"direct", func(_ *lab, _ context.Context, target string) (*way, error) { return &way{addr: target}, nil }},
 	{"relay-3", (*lab).relay3},
 	{"tls-pair", (*lab).tlsPair},
-	{"socketxp", func(l *lab, ctx context.Context, target string) (*way, error) { return l.socketxp(ctx, target, false) }},
-	{"socketxp-websocket", func(l *lab, ctx context.Context, target string) (*way, error) { return l.socketxp(ctx, target, true) }},
+	{"socketxp", func(l *lab, ctx context.Context, target string) (*way, error) {
+		return l.socketxp(ctx, target, l.bin, false)
+	}},
+	{"socketxp-websocket", func(l *lab, ctx context.Context, target string) (*way, error) {
+		return l.socketxp(ctx, target, l.bin, true)
+	}},
 	{"openssh-aes128-gcm", func(l *lab, ctx context.Context, target string) (*way, error) {
 		return l.openSSH(ctx, target, "-c", "aes128-gcm@openssh.com")
 	}},
 	{"openssh", func(l *lab, ctx context.Context, target string) (*way, error) { return l.openSSH(ctx, target) }},
 	{"stunnel-haproxy", (*lab).stunnel},
+}
+
+// makerOf returns what sets up a way. The path of a folder stands for this product as it
+// was built into that: before and after, side by side.
+func makerOf(name string) (maker, error) {
+	if filepath.IsAbs(name) {
+		return maker{name, func(l *lab, ctx context.Context, target string) (*way, error) {
+			return l.socketxp(ctx, target, name, false)
+		}}, nil
+	}
+	i := slices.IndexFunc(makers, func(m maker) bool { return m.name == name })
+	if i < 0 {
+		return maker{}, fmt.Errorf("there is no way %s", name)
+	}
+	return makers[i], nil
 }
 
 // setUp makes the named ways. Those whose programs are missing are left out and named.
@@ -71,22 +91,21 @@ func (l *lab) setUp(ctx context.Context, names ...string) (ways []*way, missing 
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, m := range makers {
-		for _, name := range names {
-			if m.name != name {
-				continue
-			}
-			w, err := m.set(l, ctx, target)
-			if errors.Is(err, errMissing) {
-				missing = append(missing, name)
-				continue
-			}
-			if err != nil {
-				return nil, nil, fmt.Errorf("%s: %w", name, err)
-			}
-			w.name = name
-			ways = append(ways, w)
+	for _, name := range names {
+		m, err := makerOf(name)
+		if err != nil {
+			return nil, nil, err
 		}
+		w, err := m.set(l, ctx, target)
+		if errors.Is(err, errMissing) {
+			missing = append(missing, name)
+			continue
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", name, err)
+		}
+		w.name = name
+		ways = append(ways, w)
 	}
 	return ways, missing, nil
 }
@@ -144,13 +163,14 @@ const (
 // gateway is a running one, and its owner who has signed in.
 type gateway struct {
 	*process
-	url   string
-	owner *api.Client
+	program, dir string
+	url          string
+	owner        *api.Client
 }
 
 // startGateway starts a gateway with an owner in a folder of its own.
-func (l *lab) startGateway(ctx context.Context, name string) (*gateway, error) {
-	dir, program := filepath.Join(l.dir, name), filepath.Join(l.bin, "socketxp-gateway")
+func (l *lab) startGateway(ctx context.Context, name, bin string) (*gateway, error) {
+	dir, program := filepath.Join(l.dir, name), filepath.Join(bin, "socketxp-gateway")
 	owner := exec.CommandContext(ctx, program, "admin", "create-user", "--data-dir", dir, "--email", gatewayOwner, "--account", "bench", "--password-file", "-") //nolint:gosec // ours
 	owner.Stdin = strings.NewReader(ownerPassword + "\n")
 	if out, err := owner.CombinedOutput(); err != nil {
@@ -161,18 +181,18 @@ func (l *lab) startGateway(ctx context.Context, name string) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.serveGateway(ctx, &gateway{url: "https://" + net.JoinHostPort(host, port)}, dir)
+	return l.serveGateway(ctx, &gateway{url: "https://" + net.JoinHostPort(host, port), program: program, dir: dir})
 }
 
-// serveGateway starts the program with a data folder, on the port of g's URL, and
+// serveGateway starts the program with its data folder, on the port of g's URL, and
 // signs in.
-func (l *lab) serveGateway(ctx context.Context, g *gateway, dir string) (_ *gateway, err error) {
-	g.process, err = l.start("gateway", l.far, nil, filepath.Join(l.bin, "socketxp-gateway"), "serve", "--data-dir", dir,
+func (l *lab) serveGateway(ctx context.Context, g *gateway) (_ *gateway, err error) {
+	g.process, err = l.start("gateway", l.far, nil, g.program, "serve", "--data-dir", g.dir,
 		"--listen", strings.TrimPrefix(g.url, "https://"), "--public-url", g.url, "--metrics-listen", "")
 	if err != nil {
 		return nil, err
 	}
-	g.owner, err = l.signIn(ctx, g.process, dir, g.url)
+	g.owner, err = l.signIn(ctx, g.process, g.dir, g.url)
 	return g, err
 }
 
@@ -220,13 +240,14 @@ func freePort(ctx context.Context) (string, error) {
 	return port, err
 }
 
-// socketxp is this product: gateway, a device's agent, and a laptop's.
-func (l *lab) socketxp(ctx context.Context, target string, webSocket bool) (*way, error) {
-	name := "socketxp"
+// socketxp is this product: gateway, a device's agent, and a laptop's. The programs are
+// those of a folder.
+func (l *lab) socketxp(ctx context.Context, target, bin string, webSocket bool) (*way, error) {
+	name := "socketxp-" + filepath.Base(bin)
 	if webSocket {
-		name = "socketxp-websocket"
+		name += "-websocket"
 	}
-	g, err := l.startGateway(ctx, name)
+	g, err := l.startGateway(ctx, name, bin)
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +260,7 @@ func (l *lab) socketxp(ctx context.Context, target string, webSocket bool) (*way
 	if err != nil {
 		return nil, err
 	}
-	program := filepath.Join(l.bin, "socketxp")
+	program := filepath.Join(bin, "socketxp")
 	env := func(who string) ([]string, error) {
 		dir := filepath.Join(l.dir, name+"-"+who)
 		if webSocket {
