@@ -105,11 +105,6 @@ func sealedPipe(plain *net.TCPConn, sealed *tls.Conn, below *gathered) {
 		buf := make([]byte, bulkBuffer)
 		for {
 			n, err := sealed.Read(buf)
-			for err == nil && n < len(buf) && below.in.Buffered() > maxSealed {
-				var more int
-				more, err = sealed.Read(buf[n:])
-				n += more
-			}
 			if _, werr := plain.Write(buf[:n]); werr != nil || err != nil {
 				_ = plain.CloseWrite()
 				return
@@ -117,9 +112,6 @@ func sealedPipe(plain *net.TCPConn, sealed *tls.Conn, below *gathered) {
 		}
 	})
 }
-
-// maxSealed is the largest record of TLS 1.3 that has 16 KiB in it.
-const maxSealed = 16<<10 + 22
 
 // tlsAccess is the near half of tls-pair: a TLS 1.3 connection to the far half for
 // each that comes.

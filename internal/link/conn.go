@@ -12,14 +12,16 @@ import (
 	"socketxp"
 )
 
-// smallSize is the buffer for what comes in small pieces: a frame of one TLS
-// record.
-const smallSize = maxRecord
-
-var (
-	smallBuffers = sync.Pool{New: func() any { return new([smallSize]byte) }}
-	largeBuffers = sync.Pool{New: func() any { return new([maxFrame]byte) }}
+const (
+	// smallSize is how much of what comes in small pieces is moved at once: a frame of
+	// one TLS record.
+	smallSize = maxRecord
+	// frameStart is where a frame's payload begins in the buffer it is sent from.
+	frameStart = frameRoom + headerSize
 )
+
+// smallBuffers are those for what comes in small pieces, with room for a frame.
+var smallBuffers = sync.Pool{New: func() any { return new([frameRoom + smallSize]byte) }}
 
 // Conn is one connection over a link: a net.Conn with half-close. Close waits
 // neither for the peer nor for a Write in progress, which it cuts off by breaking
@@ -155,19 +157,16 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 		if err := c.mayWrite(); err != nil {
 			return n, err
 		}
-		part := p[:min(len(p), maxData)]
+		part := p[:min(len(p), bulkFrame-headerSize)]
 		p = p[len(part):]
-		var frame []byte
 		if len(part) <= smallSize-headerSize {
-			b := smallBuffers.Get().(*[smallSize]byte)
-			frame = b[:headerSize+copy(b[headerSize:], part)]
-			err = l.send(frameData, frame)
+			b := smallBuffers.Get().(*[frameRoom + smallSize]byte)
+			err = l.send(frameData, b[:frameStart+copy(b[frameStart:], part)])
 			smallBuffers.Put(b)
 		} else {
-			b := largeBuffers.Get().(*[maxFrame]byte)
-			frame = b[:headerSize+copy(b[headerSize:], part)]
-			err = l.send(frameData, frame)
-			largeBuffers.Put(b)
+			b := bulkBuffers.Get().(*[bulkSize]byte)
+			err = l.send(frameData, b[:frameStart+copy(b[frameStart:], part)])
+			bulkBuffers.Put(b)
 		}
 		n += len(part)
 		if err != nil {
@@ -177,15 +176,16 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// writeFrame is Write for a frame whose first headerSize bytes are free.
-func (c *Conn) writeFrame(frame []byte) error {
+// writeFrame is Write for a payload that begins at frameStart of buf, which has other
+// bytes in it then.
+func (c *Conn) writeFrame(buf []byte) error {
 	l := c.link
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	if err := c.mayWrite(); err != nil {
 		return err
 	}
-	return l.send(frameData, frame)
+	return l.send(frameData, buf)
 }
 
 // mayWrite returns nil if a frame may be sent now. What an earlier write that
@@ -271,8 +271,7 @@ func (c *Conn) end(t frameType, code socketxp.Code) error {
 
 // sendEnd sends FIN or RESET. The caller holds writing and has set writeEnd.
 func (c *Conn) sendEnd(t frameType, code socketxp.Code) error {
-	frame := make([]byte, headerSize, headerSize+maxCode)
-	if err := c.link.sendSoon(t, append(frame, code[:min(len(code), maxCode)]...)); err != nil {
+	if err := c.link.sendSoon(t, string(code[:min(len(code), maxCode)])); err != nil {
 		return err
 	}
 	c.link.mu.Lock()

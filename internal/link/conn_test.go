@@ -154,7 +154,7 @@ func TestWriteDeadline(t *testing.T) {
 			timeouts++
 			// Some of what is stuck is read, so that the next write gets on a little: not the
 			// frame that may still be kept on this side, and on a slow machine that is all.
-			got := make([]byte, max(0, min(700_000, sent.Len()-gatherCap)))
+			got := make([]byte, max(0, min(700_000, sent.Len()-maxSealed)))
 			if _, err := io.ReadFull(dc, got); err != nil || !bytes.Equal(got, sent.Next(len(got))) {
 				t.Fatal(err)
 			}
@@ -177,8 +177,8 @@ func TestWriteDeadline(t *testing.T) {
 		kept := v.wire.out
 		v.wire.mu.Unlock()
 		if kept != nil {
-			if stuck++; len(*kept) > gatherCap {
-				t.Fatalf("the wire keeps %d bytes", len(*kept))
+			if stuck++; len(kept) > maxSealed {
+				t.Fatalf("the wire keeps %d bytes", len(kept))
 			}
 		}
 	}

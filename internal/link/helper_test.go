@@ -24,6 +24,9 @@ const destination = "tcp://localhost:22"
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second
 
+// maxSealed is what a frame of the largest size has on the wire.
+const maxSealed = maxFrame + maxFrame/maxRecord*recordOverhead
+
 // tap is what a test's relay does with the bytes of one direction; offset is that
 // of the first one, counted behind the preface.
 type tap func(toDevice bool, offset int64, b []byte)

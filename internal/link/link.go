@@ -81,8 +81,7 @@ func (l *Link) Open() (*Conn, error) {
 	}
 	l.current = c
 	l.mu.Unlock()
-	frame := make([]byte, headerSize, headerSize+maxDestination)
-	if err := l.sendSoon(frameOpen, append(frame, l.destination...)); err != nil {
+	if err := l.sendSoon(frameOpen, l.destination); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -228,12 +227,13 @@ func (l *Link) moreData() bool {
 	return true
 }
 
-// send seals a frame, whose header it writes, and lets it leave in one piece. A
-// timeout is returned when it did not leave in time; it will with the next one.
-// The caller holds writing.
-func (l *Link) send(t frameType, frame []byte) error {
+// send seals the frame that buf has after frameRoom, whose header it writes, and lets
+// it leave in one piece; buf has other bytes in it then. A timeout is returned when it
+// did not leave in time; it will with the next one. The caller holds writing.
+func (l *Link) send(t frameType, buf []byte) error {
+	frame := buf[frameRoom:]
 	putHeader(frame, t, len(frame)-headerSize)
-	l.wire.cork()
+	l.wire.corkInto(buf)
 	_, err := l.sealed.Write(frame)
 	if late := l.wire.uncork(); err == nil {
 		err = late
@@ -244,11 +244,12 @@ func (l *Link) send(t frameType, frame []byte) error {
 	return nil
 }
 
-// sendSoon is send for what a connection begins and ends with: it has endLimit
-// to leave, or the link is broken.
-func (l *Link) sendSoon(t frameType, frame []byte) error {
+// sendSoon sends what a connection begins or ends with: it has endLimit to leave, or
+// the link is broken.
+func (l *Link) sendSoon(t frameType, payload string) error {
 	_ = l.wire.SetWriteDeadline(time.Now().Add(endLimit))
-	err := l.send(t, frame)
+	buf := make([]byte, frameStart, frameStart+maxDestination)
+	err := l.send(t, append(buf, payload...))
 	if err != nil {
 		return l.fail(err)
 	}
@@ -275,7 +276,7 @@ func (l *Link) settle() error {
 		_ = l.wire.SetReadDeadline(c.closedAt.Add(endLimit))
 	}
 	l.mu.Unlock()
-	buf := smallBuffers.Get().(*[smallSize]byte)
+	buf := smallBuffers.Get().(*[frameRoom + smallSize]byte)
 	defer smallBuffers.Put(buf)
 	for {
 		switch err := c.next(); {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync/atomic"
 	"time"
 )
@@ -79,20 +78,20 @@ func (w *whole) Read(p []byte) (int, error) {
 // buffer while little comes: most open connections are silent most of the time,
 // and each holds a buffer while it waits.
 func copyToLink(local net.Conn, c *Conn) (moved int64, err error) {
-	small, large := smallBuffers.Get().(*[smallSize]byte), (*[maxFrame]byte)(nil)
+	small, bulk := smallBuffers.Get().(*[frameRoom + smallSize]byte), (*[bulkSize]byte)(nil)
 	defer func() {
 		if small != nil {
 			smallBuffers.Put(small)
 		}
-		if large != nil {
-			largeBuffers.Put(large)
+		if bulk != nil {
+			bulkBuffers.Put(bulk)
 		}
 	}()
 	buf := small[:]
 	for {
-		n, err := local.Read(buf[headerSize:])
+		n, err := local.Read(buf[frameStart:])
 		if n > 0 {
-			if err := c.writeFrame(buf[:headerSize+n]); err != nil {
+			if err := c.writeFrame(buf[:frameStart+n]); err != nil {
 				abort(local)
 				return moved, err
 			}
@@ -105,13 +104,13 @@ func copyToLink(local net.Conn, c *Conn) (moved int64, err error) {
 			_ = c.Reset("")
 			abort(local)
 			return moved, err
-		case large == nil && n == len(buf)-headerSize:
+		case bulk == nil && n == len(buf)-frameStart:
 			smallBuffers.Put(small)
-			small, large = nil, largeBuffers.Get().(*[maxFrame]byte)
-			buf = large[:]
-		case large != nil && n < smallSize-headerSize:
-			largeBuffers.Put(large)
-			small, large = smallBuffers.Get().(*[smallSize]byte), nil
+			small, bulk = nil, bulkBuffers.Get().(*[bulkSize]byte)
+			buf = bulk[:frameRoom+bulkFrame]
+		case bulk != nil && n < smallSize-headerSize:
+			bulkBuffers.Put(bulk)
+			small, bulk = smallBuffers.Get().(*[frameRoom + smallSize]byte), nil
 			buf = small[:]
 		}
 	}
@@ -197,38 +196,44 @@ func (c *Conn) copyOnce(local io.Writer) (int, error) {
 	if err := c.next(); err != nil {
 		return 0, err
 	}
-	if l.in.left <= smallSize && !l.wire.pouring {
-		buf := smallBuffers.Get().(*[smallSize]byte)
-		defer smallBuffers.Put(buf)
-		return c.copyInto(local, buf[:])
+	if l.wire.ahead != nil {
+		if n, err := c.copyAhead(local, nil); n > 0 || err != nil {
+			return n, err
+		}
 	}
-	buf := largeBuffers.Get().(*[maxFrame]byte)
-	defer largeBuffers.Put(buf)
-	return c.copyInto(local, buf[:])
+	small := smallBuffers.Get().(*[frameRoom + smallSize]byte)
+	defer smallBuffers.Put(small)
+	n, err := c.readSome(small[:smallSize])
+	if n == 0 {
+		return 0, err
+	}
+	if l.wire.ahead != nil {
+		return c.copyAhead(local, small[:n])
+	}
+	return local.Write(small[:n])
 }
 
-// copyInto moves what can be read without waiting for more, at least one byte. It
-// goes on from frame to frame: a frame's end is nowhere near that of what was read
-// from the socket, and a write for each piece between them costs 6 % of the CPU.
-func (c *Conn) copyInto(local io.Writer, buf []byte) (int, error) {
-	n, err := c.readSome(buf)
+// copyAhead moves begun, at most smallSize bytes, and all that can be opened of what
+// was read ahead, without waiting for more. It opens it into the same buffer, and goes
+// on from frame to frame: a frame's end is nowhere near that of what was read. It
+// moves nothing if there is no whole record.
+func (c *Conn) copyAhead(local io.Writer, begun []byte) (int, error) {
 	w := c.link.wire
-	for w.still = w.pouring; w.still && err == nil && n < len(buf) && c.link.moreData(); {
-		var more int
-		more, err = c.readSome(buf[n:])
+	w.still = true
+	n := copy(w.opened(), begun)
+	for free := w.opened()[n:]; len(free) > 0 && c.link.moreData(); free = w.opened()[n:] {
+		more, err := c.readSome(free)
+		if err != nil {
+			break // it comes again with the next read, unless it only says that nothing is at hand
+		}
 		n += more
 	}
 	w.still = false
-	if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-		err = nil // nothing more is there; a deadline of the owner's will be seen next time
+	defer w.release()
+	if n == 0 {
+		return 0, nil
 	}
-	if n > 0 {
-		written, werr := local.Write(buf[:n])
-		if werr != nil {
-			return written, werr
-		}
-	}
-	return n, err
+	return local.Write(w.ahead[:n])
 }
 
 // abort closes a local connection so that its peer sees a reset.
