@@ -112,6 +112,7 @@ func TestRecordsTamperedWith(t *testing.T) {
 		"open, from end":      {func(f [][]byte) [][]byte { f[3][0] = byte(recordOpen); return f }, "onetwosix", errRecord},
 		"length, shorter":     {func(f [][]byte) [][]byte { f[1][3]--; return f }, "one", errRecord},
 		"length, longer":      {func(f [][]byte) [][]byte { f[1][3]++; return f }, "one", errRecord},
+		"a type too many":     {func(f [][]byte) [][]byte { f[1] = []byte{9, 0, 0, 1}; return f[:2] }, "one", errRecord},
 		"length, beyond all":  {func(f [][]byte) [][]byte { f[1][1] = 0xff; return f }, "one", errRecord},
 		"repeated":            {func(f [][]byte) [][]byte { return [][]byte{f[0], f[1], f[1], f[2], f[3]} }, "onetwo", errRecord},
 		"left out":            {func(f [][]byte) [][]byte { return [][]byte{f[0], f[2], f[3]} }, "one", errRecord},
