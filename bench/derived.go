@@ -185,11 +185,9 @@ func derivedDevice(ctx context.Context, gateway, target string, ahead int, say i
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = control.Close() })
-	defer stop()
-	defer func() { _ = control.Close() }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	context.AfterFunc(ctx, func() { _ = control.Close() })
 	dialOne := func() { d.half(ctx, cancel) }
 	for range ahead {
 		d.parked.Add(1)

@@ -199,9 +199,23 @@ func TestWindow(t *testing.T) {
 		n     uint64
 		fresh bool
 	}{
-		{1, true}, {1, false}, {3, true}, {2, true}, {2, false}, {windowSize, true}, {windowSize + 3, true},
-		{3, false}, {4, true}, {4, false}, {10 * windowSize, true}, {9 * windowSize, false}, {9*windowSize + 1, true},
-		{10 * windowSize, false}, {10*windowSize + 1, true}, {1, false}, {1<<64 - 1, false},
+		{1, true},
+		{1, false},
+		{3, true},
+		{2, true},
+		{2, false},
+		{windowSize, true},
+		{windowSize + 3, true},
+		{3, false},
+		{4, true},
+		{4, false},
+		{10 * windowSize, true},
+		{9 * windowSize, false},
+		{9*windowSize + 1, true},
+		{10 * windowSize, false},
+		{10*windowSize + 1, true},
+		{1, false},
+		{1<<64 - 1, false},
 	} {
 		if got := w.take(step.n); got != step.fresh {
 			t.Errorf("step %d: %d is fresh: %v", i, step.n, got)
@@ -232,7 +246,9 @@ func startDerived(t *testing.T, ahead int, target func(*net.TCPConn), between fu
 	go func() { ended <- derivedDevice(ctx, gateway, to, ahead, io.Discard) }()
 	t.Cleanup(func() {
 		cancel()
-		<-ended
+		if err := <-ended; err == nil {
+			t.Error("the device ended without being told why")
+		}
 	})
 	by := gateway
 	if between != nil {

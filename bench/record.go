@@ -288,7 +288,7 @@ func sealAll(to io.Writer, from *net.TCPConn, key *recordKey) error {
 			places[i] = room[i*recordSize+recordHeader:][:recordMax]
 		}
 		for {
-			if n, err = unix.Readv(int(fd), places); !errors.Is(err, unix.EINTR) { //nolint:gosec // a file descriptor is small
+			if n, err = unix.Readv(int(fd), places); !errors.Is(err, unix.EINTR) {
 				break
 			}
 		}
