@@ -19,8 +19,7 @@ import (
 // The limits: what this machine can do at best with so many hops, or with so much
 // encryption.
 
-// relayTo is a plain relay, as short as Go can say it: between two sockets io.Copy
-// moves the bytes inside the kernel.
+// relayTo is a plain relay.
 func relayTo(ctx context.Context, to string) func(*net.TCPConn) {
 	return func(c *net.TCPConn) {
 		out, err := dial(ctx, to)
@@ -28,14 +27,20 @@ func relayTo(ctx context.Context, to string) func(*net.TCPConn) {
 			return
 		}
 		defer func() { _ = out.Close() }()
-		both(func() {
-			_, _ = io.Copy(out, c)
-			_ = out.CloseWrite()
-		}, func() {
-			_, _ = io.Copy(c, out)
-			_ = c.CloseWrite()
-		})
+		splice(out, c)
 	}
+}
+
+// splice moves bytes between two connections, as short as Go can say it: between two
+// sockets io.Copy does so inside the kernel.
+func splice(a, b *net.TCPConn) {
+	both(func() {
+		_, _ = io.Copy(a, b)
+		_ = a.CloseWrite()
+	}, func() {
+		_, _ = io.Copy(b, a)
+		_ = b.CloseWrite()
+	})
 }
 
 // both runs two things at once and returns when both are done.

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"os"
 )
 
 // play is `bench role NAME`: one of the processes that the lab starts.
@@ -16,6 +17,8 @@ func play(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("role "+args[0], flag.ContinueOnError)
 	listen := f.String("listen", "127.0.0.1:0", "where to listen")
 	to := f.String("to", "", "where to connect to")
+	target := f.String("target", "", "the target (derived-device)")
+	ahead := f.Int("ahead", 8, "connections made ahead (derived-device, derived-access)")
 	if args[0] == "load" {
 		return load(ctx, args[1:])
 	}
@@ -33,6 +36,15 @@ func play(ctx context.Context, args []string) error {
 	case "tls-device":
 		var err error
 		if handle, err = tlsDevice(ctx, *to); err != nil {
+			return err
+		}
+	case "derived-gateway":
+		handle = derivedGateway(ctx)
+	case "derived-device":
+		return derivedDevice(ctx, *to, *target, *ahead, os.Stdout)
+	case "derived-access":
+		var err error
+		if handle, err = derivedAccess(ctx, *to, *ahead); err != nil {
 			return err
 		}
 	default:

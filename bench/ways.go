@@ -63,6 +63,7 @@ var makers = []maker{
 	{"socketxp-websocket", func(l *lab, ctx context.Context, target string) (*way, error) {
 		return l.socketxp(ctx, target, l.bin, true)
 	}},
+	{"derived", (*lab).derived},
 	{"openssh-aes128-gcm", func(l *lab, ctx context.Context, target string) (*way, error) {
 		return l.openSSH(ctx, target, "-c", "aes128-gcm@openssh.com")
 	}},
@@ -152,6 +153,25 @@ func (l *lab) relay3(ctx context.Context, target string) (*way, error) {
 
 func (l *lab) tlsPair(ctx context.Context, target string) (*way, error) {
 	return l.chain(ctx, target, hop{"tls-device", l.far}, hop{"tls-access", l.near})
+}
+
+func (l *lab) derived(ctx context.Context, target string) (*way, error) {
+	g, gateway, err := l.listener(ctx, "derived-gateway", l.far)
+	if err != nil {
+		return nil, err
+	}
+	device, err := l.role("derived-device", l.far, "-to", gateway, "-target", target)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := device.await(ctx, "^connected"); err != nil {
+		return nil, err
+	}
+	access, addr, err := l.listener(ctx, "derived-access", l.near, "-to", gateway)
+	if err != nil {
+		return nil, err
+	}
+	return &way{addr: addr, procs: []*process{g, device, access}, gateway: g}, nil
 }
 
 // gatewayOwner signs in to the gateways of a lab.
