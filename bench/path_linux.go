@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -121,7 +122,7 @@ func newNamespace(ctx context.Context, name, addr, peer string) (_ *namespace, e
 	if err := ip("netns", "add", name); err != nil {
 		return nil, err
 	}
-	if ns.tun, err = openTUN(name); err != nil {
+	if ns.tun, err = ns.openTUN(); err != nil {
 		return nil, err
 	}
 	for _, args := range [][]string{
@@ -136,45 +137,57 @@ func newNamespace(ctx context.Context, name, addr, peer string) (_ *namespace, e
 	return ns, nil
 }
 
-// openTUN makes a TUN device inside a namespace and returns this end of it.
-func openTUN(namespace string) (*os.File, error) {
-	type opened struct {
-		fd  int
-		err error
+// within runs do in a thread that is in the namespace. What do opens stays there.
+func (ns *namespace) within(do func() error) error {
+	if ns == nil {
+		return do()
 	}
-	done := make(chan opened)
+	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		fd, err := func() (int, error) {
-			ns, err := unix.Open("/run/netns/"+namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		done <- func() error {
+			fd, err := unix.Open("/run/netns/"+ns.name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err != nil {
-				return 0, err
+				return err
 			}
-			defer func() { _ = unix.Close(ns) }()
-			if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-				return 0, err
+			defer func() { _ = unix.Close(fd) }()
+			if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+				return err
 			}
-			fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-			if err != nil {
-				return 0, err
-			}
-			req, err := unix.NewIfreq(tunName)
-			if err != nil {
-				return 0, errors.Join(err, unix.Close(fd))
-			}
-			req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-			if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-				return 0, errors.Join(err, unix.Close(fd))
-			}
-			return fd, nil
+			return do()
 		}()
-		done <- opened{fd, err}
 	}()
-	o := <-done
-	if o.err != nil {
-		return nil, fmt.Errorf("a TUN device: %w", o.err)
-	}
-	return os.NewFile(uintptr(o.fd), "tun"), nil
+	return <-done
+}
+
+// dial connects to a numeric address in the namespace.
+func (ns *namespace) dial(ctx context.Context, addr string) (c net.Conn, err error) {
+	err = ns.within(func() error {
+		c, err = new(net.Dialer).DialContext(ctx, "tcp", addr)
+		return err
+	})
+	return c, err
+}
+
+// openTUN makes the namespace's TUN device and returns this end of it.
+func (ns *namespace) openTUN() (tun *os.File, err error) {
+	err = ns.within(func() error {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		req, err := unix.NewIfreq(tunName)
+		if err == nil {
+			req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+			err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+		}
+		if err != nil {
+			return fmt.Errorf("a TUN device: %w", errors.Join(err, unix.Close(fd)))
+		}
+		tun = os.NewFile(uintptr(fd), "tun")
+		return nil
+	})
+	return tun, err
 }
 
 // inside returns the command line that runs argv in the namespace.

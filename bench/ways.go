@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -238,7 +239,13 @@ func (l *lab) signIn(ctx context.Context, p *process, dir, url string) (*api.Cli
 		if last = err; err != nil {
 			return false
 		}
-		client = api.NewClient(addr, tlsConfig, "")
+		client = api.NewClientBy(addr, func(ctx context.Context) (net.Conn, error) {
+			c, err := l.far.dial(ctx, strings.TrimPrefix(url, "https://"))
+			if err != nil {
+				return nil, err
+			}
+			return tls.Client(c, tlsConfig), nil
+		}, "")
 		_, last = client.SignIn(ctx, gatewayOwner, ownerPassword)
 		return last == nil
 	})

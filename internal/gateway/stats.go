@@ -92,6 +92,18 @@ func newStats(g *Gateway) *stats {
 			_, joined := g.relay.Counts()
 			return float64(joined)
 		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "socketxp_links_spliced_total", Help: "Directions of links whose bytes stay in the kernel.",
+		}, func() float64 {
+			spliced, _ := g.relay.Directions()
+			return float64(spliced)
+		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "socketxp_links_copied_total", Help: "Directions of links that go through the gateway's memory, by a WebSocket.",
+		}, func() float64 {
+			_, copied := g.relay.Directions()
+			return float64(copied)
+		}),
 		gauge("socketxp_connections_unproven", "Connections that have not shown yet who they are.", func() float64 {
 			return float64(g.preAuth.count())
 		}),

@@ -66,8 +66,10 @@ func TestTunnels(t *testing.T) {
 		"both ends":           {ws, ws},
 		"the device's alone":  {ws, w},
 		"the visitor's alone": {w, ws},
+		"none":                {w, w},
 	} {
 		t.Run(name, func(t *testing.T) {
+			splicedBefore, copiedBefore := w.g.relay.Directions()
 			d := c.device.connect(device, key, echo, "tcp://localhost:22")
 			defer func() { _ = d.conn.Close() }()
 			v := c.visitor.visitor()
@@ -93,6 +95,12 @@ func TestTunnels(t *testing.T) {
 				waiting, joined := w.g.relay.Counts()
 				return waiting+joined == 0
 			})
+			// Nothing between the port and the relay may hide the socket from it.
+			spliced, copied := w.g.relay.Directions()
+			spliced, copied = spliced-splicedBefore, copied-copiedBefore
+			if inKernel := name == "none"; spliced+copied != 2 || inKernel != (spliced == 2) {
+				t.Errorf("%d directions were spliced, %d copied", spliced, copied)
+			}
 		})
 	}
 	t.Run("a link is cut at once", func(t *testing.T) {

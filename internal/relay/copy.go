@@ -15,12 +15,14 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // move copies from src to dst until src's end, and adds to moved what dst has
 // taken.
-func move(dst, src net.Conn, moved *atomic.Int64) error {
+func (r *Relay) move(dst, src net.Conn, moved *atomic.Int64) error {
 	to, ok1 := dst.(*net.TCPConn)
 	from, ok2 := src.(*net.TCPConn)
 	if ok1 && ok2 {
+		r.spliced.Add(1)
 		return splice(to, from, moved)
 	}
+	r.copied.Add(1)
 	return moveByHand(dst, src, moved)
 }
 

@@ -108,7 +108,7 @@ func (p *Pair) copy(from side) {
 	src, dst := p.conns[from], p.conns[from.other()]
 	whole := false
 	defer func() { p.copied(whole) }() // also of a copy that panics
-	if move(dst, src, &p.moved[from]) == nil {
+	if p.relay.move(dst, src, &p.moved[from]) == nil {
 		whole = closeWrite(dst) == nil
 	}
 }

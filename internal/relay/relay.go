@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"socketxp"
@@ -41,6 +42,8 @@ func (o Options) withDefaults() Options {
 // Relay pairs connections. It is safe for concurrent use.
 type Relay struct {
 	options Options
+	// Directions that were begun, by how their bytes move.
+	spliced, copied atomic.Int64
 
 	// mu guards the following and the state of every Pair. Nobody holds it while
 	// bytes move or a connection is closed.
@@ -150,6 +153,10 @@ func (r *Relay) Counts() (waiting, joined int) {
 	defer r.mu.Unlock()
 	return len(r.pairs) - r.joined, r.joined
 }
+
+// Directions returns how many directions of joined pairs were begun: those whose bytes
+// stay in the kernel, and those that go through this process.
+func (r *Relay) Directions() (spliced, copied int64) { return r.spliced.Load(), r.copied.Load() }
 
 // Shutdown refuses new pairs, waits for the open ones until ctx is done, and
 // then cuts them. It returns ctx's error if it had to.
