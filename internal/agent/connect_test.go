@@ -324,8 +324,13 @@ func TestOffers(t *testing.T) {
 }
 
 func TestLinkPlaces(t *testing.T) {
-	l := &links{bySession: make(map[string]int)}
-	for i := range maxSessionLinks {
+	for memory, want := range map[uint64]int{0: 256, 256 << 20: 256, 1 << 30: 512, 8 << 30: 2048} {
+		if got := maxLinks(memory); got != want {
+			t.Errorf("%d MiB of memory are enough for %d links, want %d", memory>>20, got, want)
+		}
+	}
+	l := &links{max: 8, bySession: make(map[string]int)}
+	for i := range 6 {
 		if !l.enter("a") {
 			t.Fatalf("no place for link %d", i)
 		}
@@ -333,7 +338,7 @@ func TestLinkPlaces(t *testing.T) {
 	if l.enter("a") {
 		t.Error("one session has more than its share")
 	}
-	for i := range maxLinks - maxSessionLinks {
+	for i := range 2 {
 		if !l.enter("b") {
 			t.Fatalf("no place for link %d of another session", i)
 		}
@@ -345,7 +350,7 @@ func TestLinkPlaces(t *testing.T) {
 	if !l.enter("c") {
 		t.Error("a place was not given back")
 	}
-	for range maxSessionLinks - 1 {
+	for range 5 {
 		l.leave("a")
 	}
 	if len(l.bySession) != 2 {

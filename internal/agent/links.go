@@ -13,13 +13,19 @@ import (
 	"socketxp/internal/link"
 )
 
+// A device serves so many links at a time, by its memory: a link holds half a MiB while
+// bytes flow both ways, and a device has other things to do.
 const (
-	// maxLinks is how many links a device serves at a time, and maxSessionLinks how
-	// many of one session: no visitor takes the whole device. A link costs some 100
-	// KiB while bytes flow.
-	maxLinks        = 256
-	maxSessionLinks = 192
+	fewestLinks   = 256
+	mostLinks     = 2048
+	memoryPerLink = 2 << 20
 )
+
+// maxLinks returns how many links a device with so much memory serves at a time; 0
+// stands for a device that does not say.
+func maxLinks(memory uint64) int {
+	return int(min(max(memory/memoryPerLink, fewestLinks), mostLinks)) //nolint:gosec // at most mostLinks
+}
 
 // links serves the device's ends of links. The gateway's word is needed for a link
 // but does not suffice: what is opened is only what the device itself publishes.
@@ -27,6 +33,9 @@ type links struct {
 	device  *device
 	resolve resolver
 	serving sync.WaitGroup
+	// max is how many links there may be. One session may have three quarters of them:
+	// no visitor takes the whole device.
+	max int
 
 	mu        sync.Mutex // guards the following
 	total     int
@@ -34,7 +43,7 @@ type links struct {
 }
 
 func newLinks(d *device) *links {
-	return &links{device: d, resolve: net.DefaultResolver, bySession: make(map[string]int)}
+	return &links{device: d, resolve: net.DefaultResolver, max: maxLinks(memorySize()), bySession: make(map[string]int)}
 }
 
 // wait returns when all links are over; nothing may be taken any more.
@@ -76,7 +85,7 @@ func (l *links) take(ctx context.Context, conn *control.Conn, o control.Offer) {
 func (l *links) enter(session string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.total >= maxLinks || l.bySession[session] >= maxSessionLinks {
+	if l.total >= l.max || l.bySession[session] >= l.max*3/4 {
 		return false
 	}
 	l.total++

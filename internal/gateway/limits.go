@@ -73,7 +73,7 @@ func defaultLimits() limits {
 		preAuth:    4096, preAuthPerIP: 1024,
 		https: 16384, httpsPerIP: 1024,
 		linkWait: 10 * time.Second,
-		visits:   64, links: 256, linkRate: 500, linkBurst: 500,
+		visits:   64, links: 2048, linkRate: 500, linkBurst: 2048,
 		storeWithin: 5 * time.Second,
 		sweepEvery:  30 * time.Second, sweepRetry: 5 * time.Second, strictAfter: time.Minute,
 		countEvery: 10 * time.Second, touchEvery: 30 * time.Second, clockEvery: 30 * time.Second, pruneEvery: time.Hour, keysEvery: 2 * time.Second, certEvery: time.Second,
