@@ -16,8 +16,11 @@ func play(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("role "+args[0], flag.ContinueOnError)
 	listen := f.String("listen", "127.0.0.1:0", "where to listen")
 	to := f.String("to", "", "where to connect to")
-	if args[0] == "load" {
+	switch args[0] {
+	case "load":
 		return load(ctx, args[1:])
+	case "agents":
+		return agents(ctx, args[1:])
 	}
 	if err := f.Parse(args[1:]); err != nil {
 		return err

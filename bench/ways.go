@@ -141,8 +141,9 @@ const (
 // gateway is a running one, and its owner who has signed in.
 type gateway struct {
 	*process
-	url   string
-	owner *api.Client
+	url     string
+	metrics string // where it tells its metrics; empty for nowhere
+	owner   *api.Client
 }
 
 // startGateway starts a gateway with an owner in a folder of its own.
@@ -164,13 +165,17 @@ func (l *lab) startGateway(ctx context.Context, name string) (*gateway, error) {
 // serveGateway starts the program with a data folder, on the port of g's URL, and
 // signs in.
 func (l *lab) serveGateway(ctx context.Context, g *gateway, dir string) (_ *gateway, err error) {
-	g.process, err = l.start("gateway", l.far, nil, filepath.Join(l.bin, "socketxp-gateway"), "serve", "--data-dir", dir,
-		"--listen", strings.TrimPrefix(g.url, "https://"), "--public-url", g.url, "--metrics-listen", "")
-	if err != nil {
+	if g.process, err = l.startServing(g, dir); err != nil {
 		return nil, err
 	}
 	g.owner, err = l.signIn(ctx, g.process, dir, g.url)
 	return g, err
+}
+
+// startServing starts the program, and does not wait for it to serve.
+func (l *lab) startServing(g *gateway, dir string) (*process, error) {
+	return l.start("gateway", l.far, nil, filepath.Join(l.bin, "socketxp-gateway"), "serve", "--data-dir", dir,
+		"--listen", strings.TrimPrefix(g.url, "https://"), "--public-url", g.url, "--metrics-listen", g.metrics)
 }
 
 // signIn waits until a gateway serves and signs in as its owner.
@@ -228,6 +233,12 @@ func (l *lab) socketxp(ctx context.Context, target string, webSocket bool) (*way
 		return nil, err
 	}
 	defer g.owner.Close()
+	return l.pair(ctx, g, name, target, webSocket)
+}
+
+// pair is a device's agent that publishes the target through a gateway, and a
+// laptop's that visits it.
+func (l *lab) pair(ctx context.Context, g *gateway, name, target string, webSocket bool) (*way, error) {
 	token, err := g.owner.CreateToken(ctx, api.CreateTokenRequest{Kind: socketxp.TokenBasic, Name: "bench"})
 	if err != nil {
 		return nil, err
