@@ -222,7 +222,7 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 		if tcp := conn.socket(); tcp != nil {
 			_ = limitUnacknowledged(tcp)
 		}
-		g.serveControl(ctx, tlsConn, release)
+		g.serveControl(ctx, tlsConn, g.beds.newSleeper(raw), release)
 		return doorControl, nil
 	}
 
@@ -338,6 +338,8 @@ type peekedConn struct {
 	// Guarded by tls.Conn's reading one at a time.
 	head []byte
 	left int // that may still be read before the handshake is done; negative for no limit
+	// impatient is the socket, where reading must not wait for the peer; else nil.
+	impatient syscall.RawConn
 }
 
 func (c *peekedConn) Read(b []byte) (int, error) {
@@ -345,6 +347,8 @@ func (c *peekedConn) Read(b []byte) (int, error) {
 	case len(c.head) > 0:
 	case c.left == 0:
 		return 0, errLongHandshake
+	case c.impatient != nil:
+		return readNow(c.impatient, b)
 	case c.left < 0:
 		return c.inbound.Read(b)
 	default:
