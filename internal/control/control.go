@@ -297,7 +297,8 @@ func (c *Conn) Receive(ctx context.Context) (Message, error) {
 // Poll is Receive at a gateway's end for an owner that has something better to do
 // than to wait: it is ErrNothing, and the Conn stays open, if no frame has begun. What
 // was begun is waited for. It must be called again when there is something to read,
-// when the Conn has ended, and not later than SilentAt.
+// when the Conn has ended, and not later than SilentAt. Whoever ends ctx closes the
+// connection, too.
 func (c *Conn) Poll(ctx context.Context) (Message, error) {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -310,7 +311,7 @@ func (c *Conn) Poll(ctx context.Context) (Message, error) {
 		if !begun {
 			return nil, ErrNothing
 		}
-		m, err := c.receiveBegun(ctx)
+		m, err := c.receiveFrame(1, c.frameBy)
 		if err != nil {
 			return nil, c.part(err)
 		}
@@ -345,13 +346,6 @@ func (c *Conn) begun() (bool, error) {
 		return false, nil
 	}
 	return false, os.ErrDeadlineExceeded
-}
-
-// receiveBegun is receiveFrame after the first byte.
-func (c *Conn) receiveBegun(ctx context.Context) (Message, error) {
-	stop := context.AfterFunc(ctx, func() { _ = c.fail(ctx.Err()) })
-	defer stop()
-	return c.receiveFrame(1, c.frameBy)
 }
 
 // receiveFrame returns the next message, or nil if it was a heartbeat. So many bytes

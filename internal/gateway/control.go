@@ -242,14 +242,14 @@ type deviceChannel struct {
 	// nonce is what a change of the key is signed with; none for an agent that can't.
 	nonce      []byte
 	keySince   time.Time // when the device got its key
-	keyChanges *rate.Limiter
+	keyChanges *rate.Limiter // nil before the first; of who receives alone
 
 	mu       sync.Mutex // guards the following
 	gone     bool       // the cluster must not find the device here any more
 	keyAsked time.Time  // when the device was asked for another key
 	unhold   func()     // nil before the cluster holds the device
 	// questions are those about single-use keys that the device has not answered.
-	questions map[keyQuestion]chan control.Message
+	questions map[keyQuestion]chan control.Message // nil before the first
 }
 
 var _ socketxp.DeviceHolder = (*deviceChannel)(nil)
@@ -289,12 +289,13 @@ func (c *channel) beginDevice(version int) (serve func() (asleep bool), err erro
 		return nil, err
 	}
 	c.proven()
+	c.proven = func() {} // lets go of the place
 	m, err := receive[control.Report](c)
 	if err != nil {
 		g.stats.refused(doorControl, socketxp.CodeOf(err))
 		return nil, errOver
 	}
-	d := &deviceChannel{channel: c, accountID: device.AccountID, id: device.ID, name: device.Name, welcomed: make(chan struct{}), keySince: device.KeySince, keyChanges: newKeyChanges(), questions: make(map[keyQuestion]chan control.Message)}
+	d := &deviceChannel{channel: c, accountID: device.AccountID, id: device.ID, name: device.Name, welcomed: make(chan struct{}), keySince: device.KeySince}
 	if keyState != socketxp.DeviceKeyCurrent && keyState != socketxp.DeviceKeyNext {
 		return nil, d.refuseRetired()
 	}

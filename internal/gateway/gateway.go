@@ -97,6 +97,10 @@ type Gateway struct {
 	unended              unended
 	rest                 *rest // of the HTTP half
 
+	// entered counts the connections that were accepted. What it was at the last look,
+	// and when memory was given back last, are giveBack's alone.
+	entered                   atomic.Int64
+	enteredBefore, gaveBackAt int64
 	// accepting is when the accepting goroutine was last seen alive, as Unix
 	// nanoseconds.
 	accepting atomic.Int64

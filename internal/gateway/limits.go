@@ -43,6 +43,7 @@ type limits struct {
 	keysEvery    time.Duration // changes of the signing keys are looked for
 	acme         acmeTiming
 	certEvery    time.Duration // the data folder is looked at for a change of the key
+	calmEvery    time.Duration // memory is given back when it has been calm for so long
 	newsEvery    time.Duration // comings and goings of devices are told
 	offlineAfter time.Duration // a device is told to be offline when it has not come back by then
 	presenceRate time.Duration // per device: one event or report is written per so long, on average
@@ -77,6 +78,7 @@ func defaultLimits() limits {
 		storeWithin: 5 * time.Second,
 		sweepEvery:  30 * time.Second, sweepRetry: 5 * time.Second, strictAfter: time.Minute,
 		countEvery: 10 * time.Second, touchEvery: 30 * time.Second, clockEvery: 30 * time.Second, pruneEvery: time.Hour, keysEvery: 2 * time.Second, certEvery: time.Second,
+		calmEvery:    5 * time.Second,
 		newsEvery:    500 * time.Millisecond,
 		offlineAfter: 5 * time.Second, presenceRate: 30 * time.Second,
 		sampleEvery: 10 * time.Minute, alarmEvery: 24 * time.Hour,

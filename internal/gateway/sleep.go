@@ -64,7 +64,8 @@ func (b *beds) newSleeper(conn *peekedConn) *sleeper {
 	return s
 }
 
-// run wakes who has something to read until ctx is done, and everybody then.
+// run wakes who has something to read until ctx is done, and closes all connections
+// then, which wakes everybody.
 func (b *beds) run(ctx context.Context) {
 	b.poller.run(ctx, func(id uint64) {
 		b.mu.Lock()
@@ -82,6 +83,7 @@ func (b *beds) run(ctx context.Context) {
 	}
 	b.mu.Unlock()
 	for _, s := range all {
+		_ = s.peek.Close() // who is awake may be reading
 		s.rouse()
 	}
 }
