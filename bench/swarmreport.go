@@ -25,8 +25,8 @@ func (s *crowded) report(dir string) error {
 	}
 	bars := []figure{
 		{name: "idle: RSS", value: value["gateway_kib_per_idle_device"]},
-		{name: "heap in use, the gateway's own too", value: value["gateway_heap_kib_per_device"]},
-		{name: "stacks of goroutines", value: value["gateway_stack_kib_per_device"]},
+		{name: "of it, the heap in use", value: value["gateway_heap_kib_per_device"]},
+		{name: "of it, stacks of goroutines", value: value["gateway_stack_kib_per_device"]},
 		{name: "highest RSS, all handshakes at once", value: value["gateway_kib_per_device_at_peak"]},
 		{name: "kernel: buffers of both ends", value: value["kernel_buffers_kib_per_device"]},
 		{name: "kernel: sockets of both ends", value: value["kernel_sockets_kib_per_device"]},

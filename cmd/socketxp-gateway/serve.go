@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -58,15 +57,8 @@ SIGHUP reads the certificate files again.`,
 	return cmd
 }
 
-// collectAt is the GOGC of a gateway: most of its memory is that of idle devices, and
-// the default would add as much again of garbage before it is collected.
-const collectAt = 50
-
 // serve runs a gateway until ctx is done.
 func serve(ctx context.Context, cfg gateway.Config, log *slog.Logger, console io.Writer) (err error) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(collectAt)
-	}
 	if err := gateway.PrepareDataDir(cfg.DataDir); err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func (g *Gateway) acceptAll(ctx context.Context) error {
 			_ = conn.Close()
 			continue
 		}
-		g.entered.Add(1)
+		g.memory.entered.Add(1)
 		g.spawn("connection", func() { g.enter(ctx, &inbound{rawConn: conn, remote: conn.RemoteAddr()}, release) })
 	}
 }

@@ -78,6 +78,7 @@ type Gateway struct {
 	httpsTLS   *tls.Config
 
 	beds     *beds
+	memory   memory
 	presence *presence
 	offers   *offers
 	// keysPlaced and keyRates bound the single-use keys of each device.
@@ -97,10 +98,6 @@ type Gateway struct {
 	unended              unended
 	rest                 *rest // of the HTTP half
 
-	// entered counts the connections that were accepted. What it was at the last look,
-	// and when memory was given back last, are giveBack's alone.
-	entered                   atomic.Int64
-	enteredBefore, gaveBackAt int64
 	// accepting is when the accepting goroutine was last seen alive, as Unix
 	// nanoseconds.
 	accepting atomic.Int64

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -22,7 +21,7 @@ func (g *Gateway) startHousekeeping(ctx context.Context) {
 	g.every(ctx, g.limits.pruneEvery, g.prune)
 	g.every(ctx, g.limits.keysEvery, g.refreshKeys)
 	g.every(ctx, g.limits.certEvery, g.heedKeyChange)
-	g.every(ctx, g.limits.calmEvery, g.giveBack)
+	g.every(ctx, g.limits.calmEvery, g.memory.look)
 	g.all.Go(func() { g.announceKeys(ctx) })
 }
 
@@ -34,24 +33,6 @@ func (g *Gateway) every(ctx context.Context, interval time.Duration, do func(con
 		}
 	})
 }
-
-// giveBack returns memory to the system once, when a burst of connections is over:
-// a handshake in work takes ten times what an idle device does, and the runtime alone
-// would keep most of that until much later.
-func (g *Gateway) giveBack(context.Context) {
-	entered := g.entered.Load()
-	calm := entered-g.enteredBefore < aBurst/8
-	g.enteredBefore = entered
-	if !calm || entered-g.gaveBackAt < aBurst {
-		return
-	}
-	g.gaveBackAt = entered
-	debug.FreeOSMemory()
-}
-
-// aBurst is how many connections are worth a collection of garbage that nobody
-// waits for.
-const aBurst = 256
 
 // raiseClock keeps how late it is, so that a clock that is set back while the
 // gateway is down brings no expired token back to life.

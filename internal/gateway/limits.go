@@ -43,7 +43,7 @@ type limits struct {
 	keysEvery    time.Duration // changes of the signing keys are looked for
 	acme         acmeTiming
 	certEvery    time.Duration // the data folder is looked at for a change of the key
-	calmEvery    time.Duration // memory is given back when it has been calm for so long
+	calmEvery    time.Duration // memory is looked after
 	newsEvery    time.Duration // comings and goings of devices are told
 	offlineAfter time.Duration // a device is told to be offline when it has not come back by then
 	presenceRate time.Duration // per device: one event or report is written per so long, on average
