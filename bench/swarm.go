@@ -148,16 +148,20 @@ func newSwarm(ctx context.Context, n int) (_ *crowded, err error) {
 	// The database is in memory, too, until all are registered: that is not measured.
 	onDisk := l.dir
 	l.dir = s.folders
+	inMemory := filepath.Join(s.folders, "swarm")
+	if err := s.createOwners(ctx, inMemory); err != nil {
+		return nil, err
+	}
 	if s.gateway, err = l.startGateway(ctx, "swarm"); err != nil {
 		return nil, err
 	}
-	if err := s.register(ctx); err != nil {
+	if err := s.register(ctx, inMemory); err != nil {
 		return nil, fmt.Errorf("register devices: %w", err)
 	}
 	// Anew: to sign in has taken 46 MiB, which are not the devices'.
 	s.gateway.stop()
 	l.dir = onDisk
-	if out, err := exec.CommandContext(ctx, "cp", "-a", filepath.Join(s.folders, "swarm"), s.dir).CombinedOutput(); err != nil { //nolint:gosec // the lab's own folders
+	if out, err := exec.CommandContext(ctx, "cp", "-a", inMemory, s.dir).CombinedOutput(); err != nil { //nolint:gosec // the lab's own folders
 		return nil, fmt.Errorf("%w: %s", err, out)
 	}
 	port, err := freePort(ctx)
@@ -187,19 +191,37 @@ func (s *crowded) close() {
 	}
 }
 
-// register has the gateway make all keys, as a factory does. Each worker signs in by
-// itself: there is a limit of 200 requests a second for each who has.
-func (s *crowded) register(ctx context.Context) error {
-	const workers = 4
-	defer s.gateway.owner.Close()
-	return atOnce(workers, func(w int) error {
-		owner, err := s.signIn(ctx, s.gateway.process, filepath.Join(s.folders, "swarm"), s.gateway.url)
-		if err != nil {
+// accountSize is how many devices an account has: so many may be registered at once,
+// and then 50 a second.
+const accountSize = 500
+
+func accountOwner(i int) string { return fmt.Sprintf("owner-%d@example.com", i) }
+
+// createOwners makes the accounts, before the gateway serves.
+func (s *crowded) createOwners(ctx context.Context, dir string) error {
+	for i := 0; i*accountSize < s.n; i++ {
+		if err := s.createOwner(ctx, dir, accountOwner(i), fmt.Sprintf("account-%d", i)); err != nil {
 			return err
 		}
-		defer owner.Close()
-		for i := w; i < s.n; i += workers {
-			if err := s.registerOne(ctx, owner, i); err != nil {
+	}
+	return nil
+}
+
+// register has the gateway make all keys, as a factory does.
+func (s *crowded) register(ctx context.Context, dir string) error {
+	defer s.gateway.owner.Close()
+	const workers = 4
+	return atOnce(workers, func(w int) error {
+		for from := w * accountSize; from < s.n; from += workers * accountSize {
+			owner, err := s.signIn(ctx, s.gateway.process, dir, s.gateway.url, accountOwner(from/accountSize))
+			if err != nil {
+				return err
+			}
+			for i := from; i < min(from+accountSize, s.n) && err == nil; i++ {
+				err = s.registerOne(ctx, owner, i)
+			}
+			owner.Close()
+			if err != nil {
 				return err
 			}
 		}
@@ -512,7 +534,7 @@ func (s *crowded) storms(ctx context.Context, calm time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if s.gateway.owner, err = s.signIn(ctx, s.gateway.process, s.dir, s.gateway.url); err != nil {
+	if s.gateway.owner, err = s.signIn(ctx, s.gateway.process, s.dir, s.gateway.url, gatewayOwner); err != nil {
 		return err
 	}
 	defer s.gateway.owner.Close()

@@ -148,11 +148,9 @@ type gateway struct {
 
 // startGateway starts a gateway with an owner in a folder of its own.
 func (l *lab) startGateway(ctx context.Context, name string) (*gateway, error) {
-	dir, program := filepath.Join(l.dir, name), filepath.Join(l.bin, "socketxp-gateway")
-	owner := exec.CommandContext(ctx, program, "admin", "create-user", "--data-dir", dir, "--email", gatewayOwner, "--account", "bench", "--password-file", "-") //nolint:gosec // ours
-	owner.Stdin = strings.NewReader(ownerPassword + "\n")
-	if out, err := owner.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, out)
+	dir := filepath.Join(l.dir, name)
+	if err := l.createOwner(ctx, dir, gatewayOwner, "bench"); err != nil {
+		return nil, err
 	}
 	host := l.far.host()
 	port, err := freePort(ctx)
@@ -162,13 +160,23 @@ func (l *lab) startGateway(ctx context.Context, name string) (*gateway, error) {
 	return l.serveGateway(ctx, &gateway{url: "https://" + net.JoinHostPort(host, port)}, dir)
 }
 
+// createOwner makes a user and an account of theirs.
+func (l *lab) createOwner(ctx context.Context, dir, email, account string) error {
+	owner := exec.CommandContext(ctx, filepath.Join(l.bin, "socketxp-gateway"), "admin", "create-user", "--data-dir", dir, "--email", email, "--account", account, "--password-file", "-") //nolint:gosec // ours
+	owner.Stdin = strings.NewReader(ownerPassword + "\n")
+	if out, err := owner.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
 // serveGateway starts the program with a data folder, on the port of g's URL, and
 // signs in.
 func (l *lab) serveGateway(ctx context.Context, g *gateway, dir string) (_ *gateway, err error) {
 	if g.process, err = l.startServing(g, dir); err != nil {
 		return nil, err
 	}
-	g.owner, err = l.signIn(ctx, g.process, dir, g.url)
+	g.owner, err = l.signIn(ctx, g.process, dir, g.url, gatewayOwner)
 	return g, err
 }
 
@@ -178,8 +186,8 @@ func (l *lab) startServing(g *gateway, dir string) (*process, error) {
 		"--listen", strings.TrimPrefix(g.url, "https://"), "--public-url", g.url, "--metrics-listen", g.metrics)
 }
 
-// signIn waits until a gateway serves and signs in as its owner.
-func (l *lab) signIn(ctx context.Context, p *process, dir, url string) (*api.Client, error) {
+// signIn waits until a gateway serves and signs in as one of its users.
+func (l *lab) signIn(ctx context.Context, p *process, dir, url, email string) (*api.Client, error) {
 	var client *api.Client
 	var last error
 	err := until(ctx, 30*time.Second, func() bool {
@@ -201,7 +209,7 @@ func (l *lab) signIn(ctx context.Context, p *process, dir, url string) (*api.Cli
 			return false
 		}
 		client = api.NewClient(addr, tlsConfig, "")
-		_, last = client.SignIn(ctx, gatewayOwner, ownerPassword)
+		_, last = client.SignIn(ctx, email, ownerPassword)
 		return last == nil
 	})
 	if err != nil {

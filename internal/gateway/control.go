@@ -241,7 +241,7 @@ type deviceChannel struct {
 	welcomed chan struct{}
 	// nonce is what a change of the key is signed with; none for an agent that can't.
 	nonce      []byte
-	keySince   time.Time // when the device got its key
+	keySince   time.Time     // when the device got its key
 	keyChanges *rate.Limiter // nil before the first; of who receives alone
 
 	mu       sync.Mutex // guards the following

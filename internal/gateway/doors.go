@@ -211,10 +211,9 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 	}
 	if slices.Contains(protocols, control.ALPN) {
 		tlsConn := tls.Server(raw, g.controlTLS)
-		if err := tlsConn.HandshakeContext(context.Background()); err != nil {
+		if err := g.handshake(tlsConn, raw); err != nil {
 			return doorControl, err
 		}
-		raw.left = -1
 		g.stats.entered(doorControl, start)
 		_ = conn.SetDeadline(time.Time{})
 		// The channel's own heartbeats tell more than keepalives would, and an idle
@@ -239,15 +238,27 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 		}
 	}()
 	tlsConn := tls.Server(raw, g.httpsTLS)
-	if err := tlsConn.HandshakeContext(context.Background()); err != nil {
+	if err := g.handshake(tlsConn, raw); err != nil {
 		return doorHTTPS, err
 	}
-	raw.left = -1
 	g.stats.entered(doorHTTPS, start)
 	_ = conn.SetDeadline(time.Time{})
 	release()
 	handed = g.handedOn.give(tlsConn)
 	return doorHTTPS, nil
+}
+
+// handshake does a handshake. Only so many work at a time, one for each processor: in
+// a storm, what is open already must not wait behind a thousand of them.
+func (g *Gateway) handshake(conn *tls.Conn, raw *peekedConn) error {
+	raw.gate = g.handshaking
+	raw.gate <- struct{}{}
+	defer func() { <-raw.gate }()
+	if err := conn.HandshakeContext(context.Background()); err != nil {
+		return err
+	}
+	raw.left = -1
+	return nil
 }
 
 // enterLink reads the preface, and not a byte more: from then on the relay moves
@@ -339,6 +350,8 @@ type peekedConn struct {
 	// Guarded by tls.Conn's reading one at a time.
 	head []byte
 	left int // that may still be read before the handshake is done; negative for no limit
+	// gate has a place for this handshake, until it is done; nil for none.
+	gate chan struct{}
 	// impatient is the socket, where reading must not wait for the peer; else nil.
 	impatient syscall.RawConn
 }
@@ -353,7 +366,9 @@ func (c *peekedConn) Read(b []byte) (int, error) {
 	case c.left < 0:
 		return c.inbound.Read(b)
 	default:
+		<-c.gate // others may work while this one waits for its client
 		n, err := c.inbound.Read(b[:min(len(b), c.left)])
+		c.gate <- struct{}{}
 		c.left -= n
 		return n, err
 	}

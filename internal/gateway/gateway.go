@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -70,6 +71,8 @@ type Gateway struct {
 	preAuth    *places
 	httpsConns *places
 	handedOn   *handedOn
+	// handshaking has room for those handshakes that work just now.
+	handshaking chan struct{}
 	// tunnels are the connections that have come through WebSockets, each as what
 	// serves it.
 	tunnels    chan func(context.Context)
@@ -148,6 +151,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	g.alarms = newSampler(g.limits.alarmEvery)
 	g.moves = &sequenceWriter{store: g.store, within: g.limits.storeWithin, wake: make(chan struct{}, 1)}
 	g.sequences = &sequences{store: g.store, move: g.moves.move, within: g.limits.storeWithin, talk: g.limits.showWithin}
+	g.handshaking = make(chan struct{}, runtime.GOMAXPROCS(0))
 	g.beds, g.presence = newBeds(), newPresence(g)
 	if err := g.beds.poller.open(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		g.log.Warn("idle devices take more memory than they should", "error", err)

@@ -78,7 +78,7 @@ func defaultLimits() limits {
 		storeWithin: 5 * time.Second,
 		sweepEvery:  30 * time.Second, sweepRetry: 5 * time.Second, strictAfter: time.Minute,
 		countEvery: 10 * time.Second, touchEvery: 30 * time.Second, clockEvery: 30 * time.Second, pruneEvery: time.Hour, keysEvery: 2 * time.Second, certEvery: time.Second,
-		calmEvery:    5 * time.Second,
+		calmEvery:    time.Second,
 		newsEvery:    500 * time.Millisecond,
 		offlineAfter: 5 * time.Second, presenceRate: 30 * time.Second,
 		sampleEvery: 10 * time.Minute, alarmEvery: 24 * time.Hour,

@@ -16,19 +16,21 @@ type memory struct {
 
 	// Of the one who looks:
 	before  int64 // entered, at the last look
-	busy    bool  // a burst came before the last look
+	burst   bool  // there was one, and what it took was not returned
+	calm    int   // looks since it was over
 	percent int   // that was set; 0 for none
 }
 
 const (
 	// aBurst is how many connections between two looks are worth a collection of their
-	// garbage. A handshake makes some 100 KiB of it.
-	aBurst = 256
+	// garbage: a handshake makes some 100 KiB of it. It is over after so many looks.
+	aBurst    = 64
+	calmLooks = 5
 	// slack is how much garbage may always lie about: a small heap would be collected
 	// all the time.
-	slack = 16 << 20
-	// A heap may grow by so many percent until it is collected: by the runtime's default
-	// while a burst goes on, which has better things to do, and by less in between.
+	slack = 8 << 20
+	// A heap may grow by so many percent until it is collected. In a storm most of all:
+	// what survives in it is spread over all that the heap ever was, and stays there.
 	defaultPercent = 100
 	leastPercent   = 25
 )
@@ -36,20 +38,19 @@ const (
 // look sees whether a burst of connections is over, and returns what it took.
 func (m *memory) look(context.Context) {
 	entered := m.entered.Load()
-	burst := entered-m.before >= aBurst
+	m.calm++
+	if entered-m.before >= aBurst {
+		m.burst, m.calm = true, 0
+	}
 	m.before = entered
-	if m.busy && !burst {
+	if m.burst && m.calm == calmLooks {
+		m.burst = false
 		debug.FreeOSMemory()
 	}
-	m.busy = burst
 	if os.Getenv("GOGC") != "" {
 		return // somebody knows better
 	}
-	percent := defaultPercent
-	if !burst {
-		percent = percentFor(liveHeap())
-	}
-	if percent != m.percent {
+	if percent := percentFor(liveHeap()); percent != m.percent {
 		m.percent = percent
 		debug.SetGCPercent(percent)
 	}
