@@ -49,8 +49,12 @@ func (s *crowded) report(dir string) error {
 func (s *crowded) text(title string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n\n", title)
-	fmt.Fprintf(&b, "Made by `make swarm` on %s. %s. All processes run on this machine: the gateway with its database on the disk, and the agents, which are the real ones, in processes of %d each. They come from one address, so that the gateway lets %d of them do handshakes at a time, and turns the others away until later.\n\n",
-		time.Now().UTC().Format(time.DateOnly), machine(), agentsPerProcess, 1024)
+	from := "They come from one address, of which the gateway lets 1024 do handshakes at a time, and turns the others away until later."
+	if manyAddresses {
+		from = fmt.Sprintf("%d come from each address.", accountSize)
+	}
+	fmt.Fprintf(&b, "Made by `make swarm` on %s. %s. All processes run on this machine: the gateway with its database on the disk, and the agents, which are the real ones, %d in each process. %s\n\n",
+		time.Now().UTC().Format(time.DateOnly), machine(), agentsPerProcess, from)
 	b.WriteString("![memory and devices over time](swarm-time.svg)\n\n![memory for each device](swarm-memory.svg)\n\n| figure | value | what it is |\n|---|---:|---|\n")
 	for _, f := range s.figures {
 		fmt.Fprintf(&b, "| `%s` | %.2f | %s |\n", f.name, f.value, f.about)

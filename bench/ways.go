@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -142,6 +143,7 @@ const (
 type gateway struct {
 	*process
 	url     string
+	listen  string // where it listens; empty for the URL's host and port
 	metrics string // where it tells its metrics; empty for nowhere
 	owner   *api.Client
 }
@@ -183,7 +185,7 @@ func (l *lab) serveGateway(ctx context.Context, g *gateway, dir string) (_ *gate
 // startServing starts the program, and does not wait for it to serve.
 func (l *lab) startServing(g *gateway, dir string) (*process, error) {
 	return l.start("gateway", l.far, nil, filepath.Join(l.bin, "socketxp-gateway"), "serve", "--data-dir", dir,
-		"--listen", strings.TrimPrefix(g.url, "https://"), "--public-url", g.url, "--metrics-listen", g.metrics)
+		"--listen", cmp.Or(g.listen, strings.TrimPrefix(g.url, "https://")), "--public-url", g.url, "--metrics-listen", g.metrics)
 }
 
 // signIn waits until a gateway serves and signs in as one of its users.
