@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -210,6 +211,7 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 		return doorACME, g.enterACME(raw)
 	}
 	if slices.Contains(protocols, control.ALPN) {
+		raw.head = inHalves(peeked)
 		tlsConn := tls.Server(raw, g.controlTLS)
 		if err := g.handshake(tlsConn, raw); err != nil {
 			return doorControl, err
@@ -327,6 +329,27 @@ func peekClientHello(r io.Reader) (protocols []string, read []byte, err error) {
 		return nil, nil, fmt.Errorf("peek at the ClientHello: %w", err)
 	}
 	return protocols, head.Bytes(), nil
+}
+
+// inHalves returns a ClientHello that came in one record as two. It is the longest
+// message of a handshake, and crypto/tls keeps a buffer for the longest record for as
+// long as the connection lives. What is not one whole record is returned as it is.
+func inHalves(hello []byte) []byte {
+	const header = 5
+	if len(hello) <= header || len(hello)-header != int(binary.BigEndian.Uint16(hello[3:])) {
+		return hello
+	}
+	body := hello[header:]
+	out := make([]byte, 0, len(hello)+header)
+	for _, half := range [][]byte{body[:len(body)/2], body[len(body)/2:]} {
+		if len(half) == 0 {
+			return hello
+		}
+		out = append(out, hello[:3]...)
+		out = binary.BigEndian.AppendUint16(out, uint16(len(half))) //nolint:gosec // less than it was
+		out = append(out, half...)
+	}
+	return out
 }
 
 var errPeeked = errors.New("peeked")
