@@ -571,6 +571,7 @@ func (s *crowded) restart(ctx context.Context) error {
 func (s *crowded) tripFigures(name string, times series, about string) {
 	s.figure(name+"_rtt_p50_ms", times.median(), "64-byte round trips "+about)
 	s.figure(name+"_rtt_p99_ms", times.quantile(0.99), fmt.Sprintf("the same, of %d", len(times)))
+	s.figure(name+"_rtt_most_ms", times.quantile(1), "the longest")
 }
 
 // storms has all agents come back at once: because the gateway was killed, and then

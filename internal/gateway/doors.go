@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -250,11 +251,14 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 	return doorHTTPS, nil
 }
 
-// handshake does a handshake. Only so many work at a time, one for each processor: in
-// a storm, what is open already must not wait behind a thousand of them.
+// handshake does a handshake. Only so many work at a time as leave half of the
+// processors to what is open already. Each begins with a turn for whoever else can run:
+// the scheduler goes from a goroutine straight to the one that it has woken, and a row
+// of handshakes would keep a processor until the last is done.
 func (g *Gateway) handshake(conn *tls.Conn, raw *peekedConn) error {
 	raw.gate = g.handshaking
 	raw.gate <- struct{}{}
+	runtime.Gosched()
 	defer func() { <-raw.gate }()
 	if err := conn.HandshakeContext(context.Background()); err != nil {
 		return err

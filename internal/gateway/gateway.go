@@ -151,7 +151,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	g.alarms = newSampler(g.limits.alarmEvery)
 	g.moves = &sequenceWriter{store: g.store, within: g.limits.storeWithin, wake: make(chan struct{}, 1)}
 	g.sequences = &sequences{store: g.store, move: g.moves.move, within: g.limits.storeWithin, talk: g.limits.showWithin}
-	g.handshaking = make(chan struct{}, runtime.GOMAXPROCS(0))
+	g.handshaking = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 	g.beds, g.presence = newBeds(), newPresence(g)
 	if err := g.beds.poller.open(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		g.log.Warn("idle devices take more memory than they should", "error", err)
