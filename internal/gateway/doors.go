@@ -252,19 +252,24 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 }
 
 // handshake does a handshake. Only so many work at a time as leave half of the
-// processors to what is open already. Each begins with a turn for whoever else can run:
-// the scheduler goes from a goroutine straight to the one that it has woken, and a row
-// of handshakes would keep a processor until the last is done.
+// processors to what is open already.
 func (g *Gateway) handshake(conn *tls.Conn, raw *peekedConn) error {
 	raw.gate = g.handshaking
-	raw.gate <- struct{}{}
-	runtime.Gosched()
+	enterGate(raw.gate)
 	defer func() { <-raw.gate }()
 	if err := conn.HandshakeContext(context.Background()); err != nil {
 		return err
 	}
 	raw.left = -1
 	return nil
+}
+
+// enterGate waits for a place among those that work, and then lets whoever else can
+// run have a turn: the scheduler goes from a goroutine straight to the one that it has
+// woken, and a row of handshakes would keep a processor until the last is done.
+func enterGate(gate chan struct{}) {
+	gate <- struct{}{}
+	runtime.Gosched()
 }
 
 // enterLink reads the preface, and not a byte more: from then on the relay moves
@@ -395,7 +400,7 @@ func (c *peekedConn) Read(b []byte) (int, error) {
 	default:
 		<-c.gate // others may work while this one waits for its client
 		n, err := c.inbound.Read(b[:min(len(b), c.left)])
-		c.gate <- struct{}{}
+		enterGate(c.gate)
 		c.left -= n
 		return n, err
 	}
