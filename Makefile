@@ -99,6 +99,14 @@ bench-lists: ## every list of the API with 100,000 devices, 99.9% online: p99 wi
 bench-terminal: ## a program's output to a terminal in a browser: MB/s, and CPU of the gateway and the agent per GB
 	go test -run '^$$' -bench Terminal ./e2e
 
+swarm-quick: go-build ## 2,000 idle devices at one gateway: its memory, processor and a restart, one figure a line, in 50 s
+	go build -o bin/bench ./bench
+	bin/bench swarm -quick
+
+swarm: go-build ## the same with 10,000, connections measured meanwhile, and a report in docs/reports
+	go build -o bin/bench ./bench
+	bin/bench swarm -out docs/reports
+
 $(GOLANGCI_LINT):
 	@mkdir -p $(TOOLS)
 	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
@@ -109,4 +117,4 @@ $(SQLC):
 	CGO_ENABLED=1 GOBIN=$(TOOLS) go install github.com/sqlc-dev/sqlc/cmd/sqlc@$(SQLC_VERSION)
 	@mv $(TOOLS)/sqlc $@
 
-.PHONY: help build go-build portal portal-check portal-e2e run test check lint generate generate-check man e2e crash storm soak fuzz bench bench-quick bench-micro bench-lists bench-terminal
+.PHONY: help build go-build portal portal-check portal-e2e run test check lint generate generate-check man e2e crash storm soak fuzz bench bench-quick bench-micro bench-lists bench-terminal swarm-quick swarm

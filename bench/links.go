@@ -130,33 +130,33 @@ func (r *rounds) addAll(ctx context.Context, l *lab, ways []*way, plans []plan, 
 	return nil
 }
 
-// figure is one column of a table.
-type figure struct {
+// column is a figure that a table shows of each way.
+type column struct {
 	name string
 	of   func(turn) float64
 	form string
 }
 
-// figuresOf returns what a work's table shows.
-func figuresOf(kind string) []figure {
-	mib := figure{"MiB/s", func(t turn) float64 { return t.bytesPerS() / (1 << 20) }, "%.0f"}
-	p50 := figure{"p50 µs", func(t turn) float64 { return t.P50 }, "%.0f"}
-	p99 := figure{"p99 µs", func(t turn) float64 { return t.P99 }, "%.0f"}
+// columnsOf returns what a work's table shows.
+func columnsOf(kind string) []column {
+	mib := column{"MiB/s", func(t turn) float64 { return t.bytesPerS() / (1 << 20) }, "%.0f"}
+	p50 := column{"p50 µs", func(t turn) float64 { return t.P50 }, "%.0f"}
+	p99 := column{"p99 µs", func(t turn) float64 { return t.P99 }, "%.0f"}
 	switch kind {
 	case "down", "up":
-		return []figure{mib, {"CPU-s per GiB", turn.cpuPerGiB, "%.2f"}, {"of it the gateway", func(t turn) float64 { return 100 * t.gateway.Seconds() / t.cpu.Seconds() }, "%.0f %%"}}
+		return []column{mib, {"CPU-s per GiB", turn.cpuPerGiB, "%.2f"}, {"of it the gateway", func(t turn) float64 { return 100 * t.gateway.Seconds() / t.cpu.Seconds() }, "%.0f %%"}}
 	case "rtt":
-		return []figure{p50, p99}
+		return []column{p50, p99}
 	case "connect":
-		return []figure{{"per second", func(t turn) float64 { return t.PerS }, "%.0f"}, p50, p99}
+		return []column{{"per second", func(t turn) float64 { return t.PerS }, "%.0f"}, p50, p99}
 	case "fair":
-		return []figure{{"half have", func(t turn) float64 { return t.Half }, "%.2f"}, {"the worst has", func(t turn) float64 { return t.Worst }, "%.2f"}}
+		return []column{{"half have", func(t turn) float64 { return t.Half }, "%.2f"}, {"the worst has", func(t turn) float64 { return t.Worst }, "%.2f"}}
 	}
 	return nil
 }
 
 // cell is a median with its spread.
-func (f figure) cell(s series) string {
+func (f column) cell(s series) string {
 	if len(s) == 0 || s.median() != s.median() {
 		return "–"
 	}
@@ -166,7 +166,7 @@ func (f figure) cell(s series) string {
 // write writes a table for each work.
 func (r *rounds) write(to io.Writer, names []string, plans []plan) error {
 	for _, p := range plans {
-		figures := figuresOf(p.work.Kind)
+		figures := columnsOf(p.work.Kind)
 		if _, err := fmt.Fprintf(to, "\n### %s\n\n| |%s\n|---|%s\n", p.title(), heads(figures), strings.Repeat("---|", len(figures))); err != nil {
 			return err
 		}
@@ -186,7 +186,7 @@ func (r *rounds) write(to io.Writer, names []string, plans []plan) error {
 	return nil
 }
 
-func heads(figures []figure) (s string) {
+func heads(figures []column) (s string) {
 	for _, f := range figures {
 		s += " " + f.name + " |"
 	}

@@ -202,8 +202,9 @@ func (p *process) cpu() time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond // USER_HZ is 100 everywhere
 }
 
-// memory is what a process holds, in bytes.
-type memory struct{ rss, peak int64 }
+// memory is what a process holds, in bytes. Files are what of its resident memory is
+// read from them: its program, and a database's.
+type memory struct{ rss, peak, files int64 }
 
 func memoryOf(pid int) (m memory, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -221,6 +222,8 @@ func memoryOf(pid int) (m memory, err error) {
 			m.rss = kib << 10
 		case "VmHWM:":
 			m.peak = kib << 10
+		case "RssFile:", "RssShmem:":
+			m.files += kib << 10
 		}
 	}
 	return m, nil

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -83,7 +82,7 @@ func distances() []path {
 // header says what was measured where.
 func header(ctx context.Context, n int, missing []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Made by `make bench-links`; not typed. %s, %s. Everything ran on this machine in the same minutes, each way in turn: only what stands in one table may be compared. Medians of %d rounds, with the least and the most.\n\n",
+	fmt.Fprintf(&b, "Made by `make bench`; not typed. %s, %s. Everything ran on this machine in the same minutes, each way in turn: only what stands in one table may be compared. Medians of %d rounds, with the least and the most.\n\n",
 		time.Now().UTC().Format("2006-01-02"), machine(), n)
 	fmt.Fprintf(&b, "| | |\n|---|---|\n| direct | the client dials the target |\n| relay-3 | three plain Go relays in a row, no encryption |\n| tls-pair | two processes, TLS 1.3 between them, tuned, no gateway |\n| socketxp | this product: agent, gateway, agent; end to end TLS 1.3 |\n| socketxp-websocket | the same with both agents in a WebSocket |\n| derived | an experiment, no part of the product: one TLS session, and a pair of sockets with keys derived from it for each connection (`docs/decisions/0024-links-stay-tls.md`) |\n| openssh-aes128-gcm, openssh | `ssh -R` from the device, `ssh -L` from the laptop, sshd between: with that cipher, and with the default one |\n| stunnel-haproxy | stunnel at both ends, HAProxy passing it on: TLS end to end in C |\n\n")
 	for _, v := range versions(ctx) {
@@ -93,22 +92,6 @@ func header(ctx context.Context, n int, missing []string) string {
 		b.WriteString("- " + name + " was left out: it is not installed\n")
 	}
 	return b.String()
-}
-
-// machine names the machine: processor, cores, memory, kernel.
-func machine() string {
-	model := "unknown processor"
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(text)) {
-			if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
-				model = strings.TrimSpace(v)
-				break
-			}
-		}
-	}
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	release, _, _ := strings.Cut(strings.TrimSpace(string(kernel)), "-")
-	return fmt.Sprintf("%s, %d cores, Linux %s, %s", model, runtime.NumCPU(), release, runtime.Version())
 }
 
 // versions are those of the programs that were measured.
@@ -244,7 +227,7 @@ func writeFigures(b *strings.Builder, r *rounds, held map[string]idle, first ser
 		case met:
 			mark = "✓"
 		}
-		fmt.Fprintf(b, "| %s | %s | %s "+form+" | %s |\n", what, figure{form: form}.cell(s), word, want, mark)
+		fmt.Fprintf(b, "| %s | %s | %s "+form+" | %s |\n", what, column{form: form}.cell(s), word, want, mark)
 	}
 	bulk := func(t turn) float64 { return t.bytesPerS() }
 	p50 := func(t turn) float64 { return t.P50 }

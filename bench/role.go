@@ -19,8 +19,11 @@ func play(ctx context.Context, args []string) error {
 	to := f.String("to", "", "where to connect to")
 	target := f.String("target", "", "the target (derived-device)")
 	ahead := f.Int("ahead", 8, "connections made ahead (derived-device, derived-access)")
-	if args[0] == "load" {
+	switch args[0] {
+	case "load":
 		return load(ctx, args[1:])
+	case "agents":
+		return agents(ctx, args[1:])
 	}
 	if err := f.Parse(args[1:]); err != nil {
 		return err

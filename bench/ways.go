@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -184,41 +185,55 @@ const (
 // gateway is a running one, and its owner who has signed in.
 type gateway struct {
 	*process
-	program, dir string
-	url          string
-	owner        *api.Client
+	bin     string // of its program and its agents'
+	url     string
+	listen  string // where it listens; empty for the URL's host and port
+	metrics string // where it tells its metrics; empty for nowhere
+	owner   *api.Client
 }
 
 // startGateway starts a gateway with an owner in a folder of its own.
 func (l *lab) startGateway(ctx context.Context, name, bin string) (*gateway, error) {
-	dir, program := filepath.Join(l.dir, name), filepath.Join(bin, "socketxp-gateway")
-	owner := exec.CommandContext(ctx, program, "admin", "create-user", "--data-dir", dir, "--email", gatewayOwner, "--account", "bench", "--password-file", "-") //nolint:gosec // ours
-	owner.Stdin = strings.NewReader(ownerPassword + "\n")
-	if out, err := owner.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, out)
+	dir := filepath.Join(l.dir, name)
+	if err := createOwner(ctx, bin, dir, gatewayOwner, "bench"); err != nil {
+		return nil, err
 	}
 	host := l.far.host()
 	port, err := freePort(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return l.serveGateway(ctx, &gateway{url: "https://" + net.JoinHostPort(host, port), program: program, dir: dir})
+	return l.serveGateway(ctx, &gateway{bin: bin, url: "https://" + net.JoinHostPort(host, port)}, dir)
 }
 
-// serveGateway starts the program with its data folder, on the port of g's URL, and
+// createOwner makes a user and an account of theirs.
+func createOwner(ctx context.Context, bin, dir, email, account string) error {
+	owner := exec.CommandContext(ctx, filepath.Join(bin, "socketxp-gateway"), "admin", "create-user", "--data-dir", dir, "--email", email, "--account", account, "--password-file", "-") //nolint:gosec // ours
+	owner.Stdin = strings.NewReader(ownerPassword + "\n")
+	if out, err := owner.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// serveGateway starts the program with a data folder, on the port of g's URL, and
 // signs in.
-func (l *lab) serveGateway(ctx context.Context, g *gateway) (_ *gateway, err error) {
-	g.process, err = l.start("gateway", l.far, nil, g.program, "serve", "--data-dir", g.dir,
-		"--listen", strings.TrimPrefix(g.url, "https://"), "--public-url", g.url, "--metrics-listen", "")
-	if err != nil {
+func (l *lab) serveGateway(ctx context.Context, g *gateway, dir string) (_ *gateway, err error) {
+	if g.process, err = l.startServing(g, dir); err != nil {
 		return nil, err
 	}
-	g.owner, err = l.signIn(ctx, g.process, g.dir, g.url)
+	g.owner, err = l.signIn(ctx, g.process, dir, g.url, gatewayOwner)
 	return g, err
 }
 
-// signIn waits until a gateway serves and signs in as its owner.
-func (l *lab) signIn(ctx context.Context, p *process, dir, url string) (*api.Client, error) {
+// startServing starts the program, and does not wait for it to serve.
+func (l *lab) startServing(g *gateway, dir string) (*process, error) {
+	return l.start("gateway", l.far, nil, filepath.Join(g.bin, "socketxp-gateway"), "serve", "--data-dir", dir,
+		"--listen", cmp.Or(g.listen, strings.TrimPrefix(g.url, "https://")), "--public-url", g.url, "--metrics-listen", g.metrics)
+}
+
+// signIn waits until a gateway serves and signs in as one of its users.
+func (l *lab) signIn(ctx context.Context, p *process, dir, url, email string) (*api.Client, error) {
 	var client *api.Client
 	var last error
 	err := until(ctx, 30*time.Second, func() bool {
@@ -246,7 +261,7 @@ func (l *lab) signIn(ctx context.Context, p *process, dir, url string) (*api.Cli
 			}
 			return tls.Client(c, tlsConfig), nil
 		}, "")
-		_, last = client.SignIn(ctx, gatewayOwner, ownerPassword)
+		_, last = client.SignIn(ctx, email, ownerPassword)
 		return last == nil
 	})
 	if err != nil {
@@ -279,6 +294,12 @@ func (l *lab) socketxp(ctx context.Context, target, bin string, webSocket bool) 
 		return nil, err
 	}
 	defer g.owner.Close()
+	return l.pair(ctx, g, name, target, webSocket)
+}
+
+// pair is a device's agent that publishes the target through a gateway, and a
+// laptop's that visits it.
+func (l *lab) pair(ctx context.Context, g *gateway, name, target string, webSocket bool) (*way, error) {
 	token, err := g.owner.CreateToken(ctx, api.CreateTokenRequest{Kind: socketxp.TokenBasic, Name: "bench"})
 	if err != nil {
 		return nil, err
@@ -287,7 +308,7 @@ func (l *lab) socketxp(ctx context.Context, target, bin string, webSocket bool) 
 	if err != nil {
 		return nil, err
 	}
-	program := filepath.Join(bin, "socketxp")
+	program := filepath.Join(g.bin, "socketxp")
 	env := func(who string) ([]string, error) {
 		dir := filepath.Join(l.dir, name+"-"+who)
 		if webSocket {

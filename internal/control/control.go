@@ -39,7 +39,28 @@ type Options struct {
 	// proxy that closes silent connections does so with a word, from which a Pace
 	// learns nothing.
 	MaxPace time.Duration
+	// Carrier is what a gateway's Poll needs; nil if there is no Poll.
+	Carrier Carrier
 }
+
+// Carrier is what carries a Conn that is polled, below TLS.
+type Carrier interface {
+	// Impatient has reading fail with ErrNothing, from now on or no longer, where it
+	// would wait for the peer.
+	Impatient(on bool)
+	// Ended is called once, when the Conn is closed.
+	Ended()
+}
+
+// ErrNothing says that nothing has come. It is temporary, as crypto/tls asks of an
+// error after which it can go on.
+var ErrNothing net.Error = nothing{}
+
+type nothing struct{}
+
+func (nothing) Error() string   { return "nothing has come" }
+func (nothing) Timeout() bool   { return true }
+func (nothing) Temporary() bool { return true }
 
 func (o Options) withDefaults() Options {
 	if o.Heartbeat == 0 {
@@ -95,6 +116,7 @@ type Conn struct {
 	// What only Receive uses.
 	header  [headerSize]byte
 	openBy  time.Time // gateway: when Hello and Report must have come
+	frameBy time.Time // gateway: when the frame that is polled for must have come; zero for none
 	pingDue time.Time // gateway: when a steady pinger would send its next ping
 
 	// writing is full while a frame leaves, so that frames are on the wire in the
@@ -258,7 +280,11 @@ func (c *Conn) Receive(ctx context.Context) (Message, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.fail(ctx.Err()) })
 	defer stop()
 	for {
-		m, err := c.receiveFrame()
+		by := c.frameBy
+		if c.side == gatewaySide && by.IsZero() {
+			by = c.frameDeadline()
+		}
+		m, err := c.receiveFrame(0, by)
 		if err != nil {
 			return nil, c.part(err)
 		}
@@ -268,13 +294,72 @@ func (c *Conn) Receive(ctx context.Context) (Message, error) {
 	}
 }
 
-// receiveFrame returns the next message, or nil if it was a heartbeat.
-func (c *Conn) receiveFrame() (Message, error) {
+// Poll is Receive at a gateway's end for an owner that has something better to do
+// than to wait: it is ErrNothing, and the Conn stays open, if no frame has begun. What
+// was begun is waited for. It must be called again when there is something to read,
+// when the Conn has ended, and not later than SilentAt. Whoever ends ctx closes the
+// connection, too.
+func (c *Conn) Poll(ctx context.Context) (Message, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, c.part(err)
+		}
+		begun, err := c.begun()
+		if err != nil {
+			return nil, c.part(err)
+		}
+		if !begun {
+			return nil, ErrNothing
+		}
+		m, err := c.receiveFrame(1, c.frameBy)
+		if err != nil {
+			return nil, c.part(err)
+		}
+		if m != nil {
+			return m, nil
+		}
+	}
+}
+
+// SilentAt returns when the agent will have been silent for too long, after a Poll
+// that was ErrNothing.
+func (c *Conn) SilentAt() time.Time { return c.frameBy }
+
+// begun reads the first byte of a frame, if it is there.
+func (c *Conn) begun() (bool, error) {
+	if why := c.Err(); why != nil {
+		return false, why
+	}
+	if c.frameBy.IsZero() {
+		c.frameBy = c.frameDeadline()
+		_ = c.conn.SetReadDeadline(time.Time{}) // a past one would hide what is there
+	}
+	c.options.Carrier.Impatient(true)
+	n, err := c.conn.Read(c.header[:1])
+	c.options.Carrier.Impatient(false)
+	switch {
+	case n == 1:
+		return true, nil
+	case !errors.Is(err, ErrNothing):
+		return false, err
+	case time.Now().Before(c.frameBy):
+		return false, nil
+	}
+	return false, os.ErrDeadlineExceeded
+}
+
+// receiveFrame returns the next message, or nil if it was a heartbeat. So many bytes
+// of the frame are in c.header already; a gateway must have all of it by then.
+func (c *Conn) receiveFrame(have int, by time.Time) (Message, error) {
 	if c.side == gatewaySide {
 		// It fails if the connection is closed, and then reading says how.
-		_ = c.conn.SetReadDeadline(c.frameDeadline())
+		_ = c.conn.SetReadDeadline(by)
 	}
-	if _, err := io.ReadFull(c.conn, c.header[:]); err != nil {
+	c.frameBy = time.Time{}
+	if _, err := io.ReadFull(c.conn, c.header[have:]); err != nil {
+		if have > 0 && errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
 		return nil, err
 	}
 	code, size := parseHeader(c.header)
@@ -466,9 +551,23 @@ func (c *Conn) Close() error {
 	return nil
 }
 
+// Err returns why the Conn is closed, or nil.
+func (c *Conn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
 // end marks the Conn as closed because of err. It returns why the Conn is
 // closed, and whether this call has closed it.
 func (c *Conn) end(err error) (why error, first bool) {
+	if why, first = c.mark(err); first && c.options.Carrier != nil {
+		c.options.Carrier.Ended()
+	}
+	return why, first
+}
+
+func (c *Conn) mark(err error) (why error, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {

@@ -178,6 +178,9 @@ func parseHeader(b [headerSize]byte) (code byte, size int) {
 // readPayload reads size bytes. It allocates as they come, not as they were
 // announced.
 func readPayload(conn net.Conn, size int) ([]byte, error) {
+	if size == 0 {
+		return nil, nil // a heartbeat: io.ReadAll would make 512 bytes of garbage
+	}
 	data, err := io.ReadAll(io.LimitReader(conn, int64(size)))
 	if err != nil {
 		return nil, err

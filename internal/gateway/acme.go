@@ -249,7 +249,7 @@ func authorities(file string) (*x509.CertPool, error) {
 
 // enterACME lets a certificate authority see who is in control of a name
 // (TLS-ALPN-01, RFC 8737): all that it wants is the handshake.
-func (g *Gateway) enterACME(raw net.Conn) error {
+func (g *Gateway) enterACME(raw *peekedConn) error {
 	conn := tls.Server(raw, &tls.Config{
 		MinVersion: tls.VersionTLS12, // as the RFC has it
 		NextProtos: []string{acmez.ACMETLS1Protocol},
@@ -263,7 +263,7 @@ func (g *Gateway) enterACME(raw net.Conn) error {
 			return a.magic.GetCertificate(hello)
 		},
 	})
-	err := conn.HandshakeContext(context.Background())
+	err := g.handshake(conn, raw)
 	return errors.Join(err, conn.Close())
 }
 

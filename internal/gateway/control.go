@@ -31,6 +31,11 @@ type channel struct {
 	// proven gives back the channel's place among those that have not shown yet who
 	// they are.
 	proven func()
+	// sleeper lets it wait for messages without a goroutine; nil if it can't.
+	sleeper *sleeper
+	// serve takes messages until the channel is over, or asleep: then it is called again
+	// when it is woken.
+	serve func() (asleep bool)
 
 	dismissed sync.Once
 
@@ -44,20 +49,26 @@ type channel struct {
 
 // serveControl lets an agent in, and leaves what follows to a goroutine of its
 // own: one that has done a handshake and asked a database has a stack of 16 KiB or
-// more, and a fresh one lives with 4 for as long as the channel does. Proven is
+// more. That goroutine ends as soon as nothing comes, if there is a sleeper. Proven is
 // called when the agent has shown a right to be here, and in any case at the end.
-func (g *Gateway) serveControl(ctx context.Context, conn *tls.Conn, proven func()) {
+func (g *Gateway) serveControl(ctx context.Context, conn *tls.Conn, s *sleeper, proven func()) {
 	state := conn.ConnectionState()
 	key, err := socketxp.PeerKey(state)
 	if err != nil || state.NegotiatedProtocol != control.ALPN {
 		proven()
 		_ = conn.Close()
+		if s != nil {
+			s.leave()
+		}
 		return
 	}
-	c := &channel{
-		g: g, since: time.Now(), key: bytes.Clone(key), remote: addrOf(conn.RemoteAddr()), proven: proven,
-		conn: control.NewGateway(conn, control.Options{Heartbeat: g.cfg.Heartbeat, SilenceLimit: g.limits.silence}),
+	c := &channel{g: g, since: time.Now(), key: bytes.Clone(key), remote: addrOf(conn.RemoteAddr()), proven: proven, sleeper: s}
+	o := control.Options{Heartbeat: g.cfg.Heartbeat, SilenceLimit: g.limits.silence}
+	if s != nil {
+		o.Carrier = s
+		s.wake = func() { g.spawn("control channel", c.attend) }
 	}
+	c.conn = control.NewGateway(conn, o)
 	c.ctx, c.end = context.WithCancel(ctx)
 	g.live.join(c)
 	served := false
@@ -66,8 +77,7 @@ func (g *Gateway) serveControl(ctx context.Context, conn *tls.Conn, proven func(
 			c.over()
 		}
 	}()
-	serve, err := c.begin()
-	if err != nil {
+	if c.serve, err = c.begin(); err != nil {
 		if !errors.Is(err, errOver) {
 			c.dismiss(err)
 			c.awaitEnd()
@@ -75,16 +85,43 @@ func (g *Gateway) serveControl(ctx context.Context, conn *tls.Conn, proven func(
 		return
 	}
 	served = true
-	g.spawn("control channel", func() {
-		defer c.over()
-		serve()
-	})
+	g.spawn("control channel", c.attend)
+}
+
+// attend serves the channel until it is over or asleep.
+func (c *channel) attend() {
+	asleep := false
+	defer func() {
+		if !asleep {
+			c.over()
+		}
+	}()
+	asleep = c.serve()
+}
+
+// next returns the channel's next message. If it is asleep, attend will be called when
+// there is one, and the caller must touch nothing any more.
+func (c *channel) next() (m control.Message, asleep bool, err error) {
+	if c.sleeper != nil {
+		m, err = c.conn.Poll(c.ctx)
+		if err != control.ErrNothing { //nolint:errorlint // this very error
+			return m, false, err
+		}
+		if c.sleeper.sleep(c.conn) {
+			return nil, true, nil
+		}
+	}
+	m, err = c.conn.Receive(c.ctx)
+	return m, false, err
 }
 
 // over frees what the channel held.
 func (c *channel) over() {
 	c.end()
 	_ = c.conn.Close()
+	if c.sleeper != nil {
+		c.sleeper.leave()
+	}
 	c.proven()
 	c.g.live.part(c)
 }
@@ -94,7 +131,7 @@ var errOver = errors.New("the channel is over")
 
 // begin lets the agent in, as what it says it is, and returns what serves it from
 // then on. An error is for the agent to hear, unless it is errOver.
-func (c *channel) begin() (serve func(), err error) {
+func (c *channel) begin() (serve func() (asleep bool), err error) {
 	hello, err := receive[control.Hello](c)
 	if err != nil {
 		c.g.stats.refused(doorControl, socketxp.CodeOf(err))
@@ -204,15 +241,15 @@ type deviceChannel struct {
 	welcomed chan struct{}
 	// nonce is what a change of the key is signed with; none for an agent that can't.
 	nonce      []byte
-	keySince   time.Time // when the device got its key
-	keyChanges *rate.Limiter
+	keySince   time.Time     // when the device got its key
+	keyChanges *rate.Limiter // nil before the first; of who receives alone
 
 	mu       sync.Mutex // guards the following
 	gone     bool       // the cluster must not find the device here any more
 	keyAsked time.Time  // when the device was asked for another key
 	unhold   func()     // nil before the cluster holds the device
 	// questions are those about single-use keys that the device has not answered.
-	questions map[keyQuestion]chan control.Message
+	questions map[keyQuestion]chan control.Message // nil before the first
 }
 
 var _ socketxp.DeviceHolder = (*deviceChannel)(nil)
@@ -244,7 +281,7 @@ func (d *deviceChannel) letGo() {
 }
 
 // beginDevice lets a device in.
-func (c *channel) beginDevice(version int) (serve func(), err error) {
+func (c *channel) beginDevice(version int) (serve func() (asleep bool), err error) {
 	g := c.g
 	seen := g.live.mark() // before the database is asked: see open
 	device, keyState, err := g.admitDevice(c)
@@ -252,12 +289,13 @@ func (c *channel) beginDevice(version int) (serve func(), err error) {
 		return nil, err
 	}
 	c.proven()
+	c.proven = func() {} // lets go of the place
 	m, err := receive[control.Report](c)
 	if err != nil {
 		g.stats.refused(doorControl, socketxp.CodeOf(err))
 		return nil, errOver
 	}
-	d := &deviceChannel{channel: c, accountID: device.AccountID, id: device.ID, name: device.Name, welcomed: make(chan struct{}), keySince: device.KeySince, keyChanges: newKeyChanges(), questions: make(map[keyQuestion]chan control.Message)}
+	d := &deviceChannel{channel: c, accountID: device.AccountID, id: device.ID, name: device.Name, welcomed: make(chan struct{}), keySince: device.KeySince}
 	if keyState != socketxp.DeviceKeyCurrent && keyState != socketxp.DeviceKeyNext {
 		return nil, d.refuseRetired()
 	}
@@ -300,6 +338,7 @@ func (c *channel) beginDevice(version int) (serve func(), err error) {
 	}
 	close(d.welcomed)
 	g.presence.up(device)
+	g.log.Debug("a device is connected", "account", d.accountID, "device", d.id, "remote", d.remote.String())
 	return d.serve, nil
 }
 
@@ -349,19 +388,23 @@ func (g *Gateway) admitDevice(c *channel) (socketxp.Device, socketxp.DeviceKeySt
 var errDeviceDisabled = socketxp.Errorf(socketxp.CodeDeviceDisabled, "the device is disabled").
 	WithHint("it is enabled in the portal or by the API")
 
-// serve takes the device's messages until the channel is over.
-func (d *deviceChannel) serve() {
-	d.g.log.Debug("a device is connected", "account", d.accountID, "device", d.id, "remote", d.remote.String())
+// serve takes the device's messages until the channel is over or asleep.
+func (d *deviceChannel) serve() (asleep bool) {
 	defer func() {
-		d.letGo()
-		d.g.live.remove(d)
-		d.g.presence.down(d.id)
+		if !asleep {
+			d.letGo()
+			d.g.live.remove(d)
+			d.g.presence.down(d.id)
+		}
 	}()
 	for {
-		m, err := d.conn.Receive(d.ctx)
+		m, resting, err := d.next()
 		if err != nil {
 			d.g.log.Debug("a device is gone", "account", d.accountID, "device", d.id, "error", err)
-			return
+			return false
+		}
+		if resting {
+			return true
 		}
 		if err := d.take(m); err != nil {
 			d.dismiss(err)

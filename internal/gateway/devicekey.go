@@ -32,6 +32,9 @@ func (d *deviceChannel) changeKey(m control.KeyChange) {
 }
 
 func (d *deviceChannel) stageKey(m control.KeyChange) error {
+	if d.keyChanges == nil {
+		d.keyChanges = newKeyChanges()
+	}
 	if !d.keyChanges.Allow() {
 		return socketxp.Errorf(socketxp.CodeRateLimited, "the device changes its key too often")
 	}

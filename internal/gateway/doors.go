@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -66,6 +68,7 @@ func (g *Gateway) acceptAll(ctx context.Context) error {
 			_ = conn.Close()
 			continue
 		}
+		g.memory.entered.Add(1)
 		g.spawn("connection", func() { g.enter(ctx, &inbound{rawConn: conn, remote: conn.RemoteAddr()}, release) })
 	}
 }
@@ -209,11 +212,11 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 		return doorACME, g.enterACME(raw)
 	}
 	if slices.Contains(protocols, control.ALPN) {
+		raw.head = inHalves(peeked)
 		tlsConn := tls.Server(raw, g.controlTLS)
-		if err := tlsConn.HandshakeContext(context.Background()); err != nil {
+		if err := g.handshake(tlsConn, raw); err != nil {
 			return doorControl, err
 		}
-		raw.left = -1
 		g.stats.entered(doorControl, start)
 		_ = conn.SetDeadline(time.Time{})
 		// The channel's own heartbeats tell more than keepalives would, and an idle
@@ -222,7 +225,7 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 		if tcp := conn.socket(); tcp != nil {
 			_ = limitUnacknowledged(tcp)
 		}
-		g.serveControl(ctx, tlsConn, release)
+		g.serveControl(ctx, tlsConn, g.beds.newSleeper(raw), release)
 		return doorControl, nil
 	}
 
@@ -238,15 +241,35 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 		}
 	}()
 	tlsConn := tls.Server(raw, g.httpsTLS)
-	if err := tlsConn.HandshakeContext(context.Background()); err != nil {
+	if err := g.handshake(tlsConn, raw); err != nil {
 		return doorHTTPS, err
 	}
-	raw.left = -1
 	g.stats.entered(doorHTTPS, start)
 	_ = conn.SetDeadline(time.Time{})
 	release()
 	handed = g.handedOn.give(tlsConn)
 	return doorHTTPS, nil
+}
+
+// handshake does a handshake. Only so many work at a time as leave half of the
+// processors to what is open already.
+func (g *Gateway) handshake(conn *tls.Conn, raw *peekedConn) error {
+	raw.gate = g.handshaking
+	enterGate(raw.gate)
+	defer func() { <-raw.gate }()
+	if err := conn.HandshakeContext(context.Background()); err != nil {
+		return err
+	}
+	raw.left = -1
+	return nil
+}
+
+// enterGate waits for a place among those that work, and then lets whoever else can
+// run have a turn: the scheduler goes from a goroutine straight to the one that it has
+// woken, and a row of handshakes would keep a processor until the last is done.
+func enterGate(gate chan struct{}) {
+	gate <- struct{}{}
+	runtime.Gosched()
 }
 
 // enterLink reads the preface, and not a byte more: from then on the relay moves
@@ -317,6 +340,27 @@ func peekClientHello(r io.Reader) (protocols []string, read []byte, err error) {
 	return protocols, head.Bytes(), nil
 }
 
+// inHalves returns a ClientHello that came in one record as two. It is the longest
+// message of a handshake, and crypto/tls keeps a buffer for the longest record for as
+// long as the connection lives. What is not one whole record is returned as it is.
+func inHalves(hello []byte) []byte {
+	const header = 5
+	if len(hello) <= header || len(hello)-header != int(binary.BigEndian.Uint16(hello[3:])) {
+		return hello
+	}
+	body := hello[header:]
+	out := make([]byte, 0, len(hello)+header)
+	for _, half := range [][]byte{body[:len(body)/2], body[len(body)/2:]} {
+		if len(half) == 0 {
+			return hello
+		}
+		out = append(out, hello[:3]...)
+		out = binary.BigEndian.AppendUint16(out, uint16(len(half))) //nolint:gosec // less than it was
+		out = append(out, half...)
+	}
+	return out
+}
+
 var errPeeked = errors.New("peeked")
 
 // peeker is a connection that can only be read.
@@ -338,6 +382,10 @@ type peekedConn struct {
 	// Guarded by tls.Conn's reading one at a time.
 	head []byte
 	left int // that may still be read before the handshake is done; negative for no limit
+	// gate has a place for this handshake, until it is done; nil for none.
+	gate chan struct{}
+	// impatient is the socket, where reading must not wait for the peer; else nil.
+	impatient syscall.RawConn
 }
 
 func (c *peekedConn) Read(b []byte) (int, error) {
@@ -345,10 +393,14 @@ func (c *peekedConn) Read(b []byte) (int, error) {
 	case len(c.head) > 0:
 	case c.left == 0:
 		return 0, errLongHandshake
+	case c.impatient != nil:
+		return readNow(c.impatient, b)
 	case c.left < 0:
 		return c.inbound.Read(b)
 	default:
+		<-c.gate // others may work while this one waits for its client
 		n, err := c.inbound.Read(b[:min(len(b), c.left)])
+		enterGate(c.gate)
 		c.left -= n
 		return n, err
 	}

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -70,6 +71,8 @@ type Gateway struct {
 	preAuth    *places
 	httpsConns *places
 	handedOn   *handedOn
+	// handshaking has room for those handshakes that work just now.
+	handshaking chan struct{}
 	// tunnels are the connections that have come through WebSockets, each as what
 	// serves it.
 	tunnels    chan func(context.Context)
@@ -77,6 +80,8 @@ type Gateway struct {
 	controlTLS *tls.Config
 	httpsTLS   *tls.Config
 
+	beds     *beds
+	memory   memory
 	presence *presence
 	offers   *offers
 	// keysPlaced and keyRates bound the single-use keys of each device.
@@ -146,7 +151,11 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Gateway, err error) {
 	g.alarms = newSampler(g.limits.alarmEvery)
 	g.moves = &sequenceWriter{store: g.store, within: g.limits.storeWithin, wake: make(chan struct{}, 1)}
 	g.sequences = &sequences{store: g.store, move: g.moves.move, within: g.limits.storeWithin, talk: g.limits.showWithin}
-	g.presence = newPresence(g)
+	g.handshaking = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+	g.beds, g.presence = newBeds(), newPresence(g)
+	if err := g.beds.poller.open(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		g.log.Warn("idle devices take more memory than they should", "error", err)
+	}
 	g.relay = relay.New(relay.Options{Wait: g.limits.linkWait, Log: g.log})
 	defer func() {
 		if err != nil {
@@ -311,6 +320,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer endWork()
 	unsubscribe := g.cluster.Subscribe(func(h socketxp.Hint) { g.live.hint(work, h) })
 	defer unsubscribe()
+	g.all.Go(func() { g.beds.run(work) })
 	g.all.Go(func() { g.judgeLoop(work) })
 	g.all.Go(func() { g.moves.run(work) })
 	g.startHousekeeping(work)
@@ -397,6 +407,7 @@ const partingTime = 2 * time.Second
 
 // free gives back what New took.
 func (g *Gateway) free() {
+	g.beds.poller.close()
 	if g.listener != nil {
 		_ = g.listener.Close()
 	}

@@ -21,6 +21,7 @@ func (g *Gateway) startHousekeeping(ctx context.Context) {
 	g.every(ctx, g.limits.pruneEvery, g.prune)
 	g.every(ctx, g.limits.keysEvery, g.refreshKeys)
 	g.every(ctx, g.limits.certEvery, g.heedKeyChange)
+	g.every(ctx, g.limits.calmEvery, g.memory.look)
 	g.all.Go(func() { g.announceKeys(ctx) })
 }
 

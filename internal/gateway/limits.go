@@ -18,7 +18,9 @@ type limits struct {
 	// preAuth is how many connections may be doing that at a time, and preAuthPerIP
 	// how many of one address (of one /64 for IPv6). They also shed the load when
 	// 10,000 agents come back at once: a handshake is 1 ms of CPU, so what is let
-	// in can finish within showWithin, and the rest come again by their jitter.
+	// in can finish within showWithin, also on a busy machine that does 450 in a
+	// second, and before an agent tries another door after 8 s. The rest come again by
+	// their jitter.
 	preAuth, preAuthPerIP int
 	// https and httpsPerIP bound the connections to the HTTPS door as long as they
 	// are open: any request on them may be anyone's.
@@ -43,6 +45,7 @@ type limits struct {
 	keysEvery    time.Duration // changes of the signing keys are looked for
 	acme         acmeTiming
 	certEvery    time.Duration // the data folder is looked at for a change of the key
+	calmEvery    time.Duration // memory is looked after
 	newsEvery    time.Duration // comings and goings of devices are told
 	offlineAfter time.Duration // a device is told to be offline when it has not come back by then
 	presenceRate time.Duration // per device: one event or report is written per so long, on average
@@ -70,13 +73,14 @@ type limits struct {
 func defaultLimits() limits {
 	return limits{
 		showWithin: 10 * time.Second,
-		preAuth:    4096, preAuthPerIP: 1024,
+		preAuth:    2048, preAuthPerIP: 1024,
 		https: 16384, httpsPerIP: 1024,
 		linkWait: 10 * time.Second,
 		visits:   64, links: 2048, linkRate: 500, linkBurst: 2048,
 		storeWithin: 5 * time.Second,
 		sweepEvery:  30 * time.Second, sweepRetry: 5 * time.Second, strictAfter: time.Minute,
 		countEvery: 10 * time.Second, touchEvery: 30 * time.Second, clockEvery: 30 * time.Second, pruneEvery: time.Hour, keysEvery: 2 * time.Second, certEvery: time.Second,
+		calmEvery:    time.Second,
 		newsEvery:    500 * time.Millisecond,
 		offlineAfter: 5 * time.Second, presenceRate: 30 * time.Second,
 		sampleEvery: 10 * time.Minute, alarmEvery: 24 * time.Hour,

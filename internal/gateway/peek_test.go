@@ -132,3 +132,23 @@ func BenchmarkPeekClientHello(b *testing.B) {
 		}
 	}
 }
+
+func TestInHalves(t *testing.T) {
+	hello := clientHello(t, &tls.Config{ServerName: "localhost", NextProtos: []string{"socketxp-control/1"}})
+	got := inHalves(hello)
+	protocols, read, err := peekClientHello(bytes.NewReader(got))
+	if err != nil || !slices.Equal(protocols, []string{"socketxp-control/1"}) || !bytes.Equal(read, got) {
+		t.Fatalf("%v, %v", protocols, err)
+	}
+	if first := 5 + int(binary.BigEndian.Uint16(got[3:])); len(got) != len(hello)+5 || first > len(hello)/2+5 {
+		t.Errorf("%d bytes became %d, the first record of them %d", len(hello), len(got), first)
+	}
+	for name, in := range map[string][]byte{
+		"none": nil, "a header": hello[:5], "a part": hello[:len(hello)-1], "more than one": append(slices.Clone(hello), 0x16), "records": fragments(hello, 100),
+		"one byte": {0x16, 3, 1, 0, 1, 1},
+	} {
+		if out := inHalves(in); !bytes.Equal(out, in) {
+			t.Errorf("%s: %d bytes became %d", name, len(in), len(out))
+		}
+	}
+}

@@ -151,6 +151,9 @@ func (d *deviceChannel) question(ctx context.Context, q keyQuestion, m control.M
 	}
 	answer := make(chan control.Message, 1)
 	d.mu.Lock()
+	if d.questions == nil {
+		d.questions = make(map[keyQuestion]chan control.Message)
+	}
 	d.questions[q] = answer
 	d.mu.Unlock()
 	defer func() {

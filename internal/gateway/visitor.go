@@ -28,7 +28,7 @@ type visitor struct {
 }
 
 // beginVisitor lets a visitor in, who may do nothing yet.
-func (c *channel) beginVisitor(version int) (serve func(), err error) {
+func (c *channel) beginVisitor(version int) (serve func() (asleep bool), err error) {
 	g := c.g
 	v := &visitor{channel: c, rate: rate.NewLimiter(g.limits.linkRate, g.limits.linkBurst), visits: make(map[uint32]*visit)}
 	if c.welcome(control.Welcome{Version: version, Gateway: g.version, Heartbeat: g.heartbeat()}) != nil {
@@ -42,14 +42,21 @@ func (c *channel) beginVisitor(version int) (serve func(), err error) {
 	return v.serve, nil
 }
 
-// serve takes the visitor's messages until the channel is over. Links that are
-// open then live on.
-func (v *visitor) serve() {
-	defer v.leaveAll()
+// serve takes the visitor's messages until the channel is over or asleep. Links that
+// are open when it is over live on.
+func (v *visitor) serve() (asleep bool) {
+	defer func() {
+		if !asleep {
+			v.leaveAll()
+		}
+	}()
 	for {
-		m, err := v.conn.Receive(v.ctx)
+		m, resting, err := v.next()
 		if err != nil {
-			return
+			return false
+		}
+		if resting {
+			return true
 		}
 		switch m := m.(type) {
 		case control.Visit:
