@@ -106,7 +106,7 @@ func ownNetwork(n int) error {
 		if err := exec.Command(unshare, "--net", "true").Run(); err != nil { //nolint:gosec,noctx // it is over at once
 			return fmt.Errorf("a network namespace needs root: %w", err)
 		}
-		return unix.Exec(unshare, append([]string{unshare, "--net", self}, os.Args[1:]...), append(os.Environ(), inside+"=1")) //nolint:gosec // this program
+		return unix.Exec(unshare, append([]string{unshare, "--net", self}, os.Args[1:]...), append(os.Environ(), inside+"=1"))
 	}
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil { //nolint:noctx // it is over at once
 		return fmt.Errorf("%w: %s", err, out)
@@ -329,7 +329,7 @@ func (s *crowded) scrape(ctx context.Context) (map[string]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := (&http.Client{Timeout: patience}).Do(r)
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ const (
 // maxLinks returns how many links a device with so much memory serves at a time; 0
 // stands for a device that does not say.
 func maxLinks(memory uint64) int {
-	return int(min(max(memory/memoryPerLink, fewestLinks), mostLinks)) //nolint:gosec // at most mostLinks
+	return int(min(max(memory/memoryPerLink, fewestLinks), mostLinks))
 }
 
 // links serves the device's ends of links. The gateway's word is needed for a link
