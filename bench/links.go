@@ -61,7 +61,7 @@ func links(ctx context.Context, args []string) (err error) {
 		plans := slices.DeleteFunc(slices.Clone(works), func(p plan) bool {
 			return !slices.Contains(strings.Split(*only, ","), p.name)
 		})
-		r, missing, err := near(ctx, chosen, plans, *n, nil)
+		r, missing, err := near(ctx, chosen, plans, *n, nil, nil)
 		if err != nil {
 			return err
 		}
@@ -78,9 +78,9 @@ func links(ctx context.Context, args []string) (err error) {
 	return os.WriteFile(*out, []byte(doc), 0o644) //nolint:gosec // a report is for everybody
 }
 
-// near does works on the machine's own network. Then, if it is given, has each way's
-// own measurements taken.
-func near(ctx context.Context, names []string, plans []plan, n int, then func(*lab, *way) error) (r rounds, missing []string, err error) {
+// near does works on the machine's own network. What is given besides is done with each
+// way before and after them.
+func near(ctx context.Context, names []string, plans []plan, n int, before, after func(*lab, *way) error) (r rounds, missing []string, err error) {
 	l, err := newLab()
 	if err != nil {
 		return r, nil, err
@@ -90,17 +90,24 @@ func near(ctx context.Context, names []string, plans []plan, n int, then func(*l
 	if err != nil {
 		return r, nil, err
 	}
+	all := func(do func(*lab, *way) error) error {
+		for _, w := range ways {
+			if do == nil {
+				break
+			}
+			if err := do(l, w); err != nil {
+				return fmt.Errorf("%s: %w", w.name, err)
+			}
+		}
+		return nil
+	}
+	if err := all(before); err != nil {
+		return r, nil, err
+	}
 	if err := r.addAll(ctx, l, ways, plans, n); err != nil {
 		return r, nil, err
 	}
-	for _, w := range ways {
-		if then != nil {
-			if err := then(l, w); err != nil {
-				return r, nil, fmt.Errorf("%s: %w", w.name, err)
-			}
-		}
-	}
-	return r, missing, nil
+	return r, missing, all(after)
 }
 
 // over does works over a path.

@@ -28,7 +28,9 @@ func measureAll(ctx context.Context, names []string, n int) (string, error) {
 	r, missing, err := near(ctx, names, works, n, func(l *lab, w *way) (err error) {
 		fmt.Fprintf(os.Stderr, "# %s with open connections\n", w.name)
 		held[w.name], err = l.holdOpen(ctx, w)
-		if err == nil && w.again != nil {
+		return err
+	}, func(l *lab, w *way) (err error) {
+		if w.again != nil {
 			first, err = l.firsts(ctx, w, 2*n+1)
 		}
 		return err
@@ -112,7 +114,8 @@ func versions(ctx context.Context) (all []string) {
 	return all
 }
 
-// holdOpen measures a way with 100 and with 1,000 open, silent connections.
+// holdOpen measures a way that has done nothing yet: with no, with 100 and with 1,000
+// open, silent connections.
 func (l *lab) holdOpen(ctx context.Context, w *way) (h idle, err error) {
 	const some, many = 100, 1000
 	h.agents = make(map[string][2]float64)
@@ -128,21 +131,30 @@ func (l *lab) holdOpen(ctx context.Context, w *way) (h idle, err error) {
 		}
 		return nil
 	}
+	// What a process has begun with is done, and what it took for that is given back.
+	if err := wait(ctx, settled); err != nil {
+		return h, err
+	}
 	if err := mib(0); err != nil {
 		return h, err
 	}
-	err = l.holding(ctx, w, some, func() error { return mib(1) })
-	if err != nil {
+	if err := l.holding(ctx, w, some, func() error { return mib(1) }); err != nil {
 		return h, err
 	}
 	var before memory
 	if w.gateway != nil {
+		if err := wait(ctx, settled); err != nil {
+			return h, err
+		}
 		if before, err = memoryOf(w.gateway.cmd.Process.Pid); err != nil {
 			return h, err
 		}
 	}
 	err = l.holding(ctx, w, many, func() (err error) {
 		if w.gateway != nil {
+			if err := wait(ctx, settled); err != nil {
+				return err
+			}
 			after, err := memoryOf(w.gateway.cmd.Process.Pid)
 			if err != nil {
 				return err
@@ -156,6 +168,21 @@ func (l *lab) holdOpen(ctx context.Context, w *way) (h idle, err error) {
 		return err
 	})
 	return h, err
+}
+
+// settled is how long a process has to come to rest.
+const settled = 8 * time.Second
+
+// wait waits, unless ctx is done before.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // holding does something while a way has n connections open.
@@ -202,7 +229,7 @@ func writeIdle(b *strings.Builder, names []string, held map[string]idle) {
 			fmt.Fprintf(b, "| %s | %.0f | %.0f | %.0f | %s |\n", name, h.rtt.P50, h.rtt.P99, h.down.bytesPerS()/(1<<20), gateway)
 		}
 	}
-	b.WriteString("\nThe gateway's growth of RSS; what the kernel holds for sockets and pipes is not in it.\n\n### Memory of the processes, after the work above\n\n| | process | RSS MiB | with 100 open connections |\n|---|---|---|---|\n")
+	b.WriteString("\nThe gateway's growth of RSS; what the kernel holds for sockets and pipes is not in it.\n\n### Memory of the processes, before any other work\n\n| | process | RSS MiB | with 100 open connections |\n|---|---|---|---|\n")
 	for _, name := range names {
 		for _, process := range slices.Sorted(maps.Keys(held[name].agents)) {
 			m := held[name].agents[process]

@@ -171,6 +171,7 @@ func (v *slave) visit() error {
 	improving.Go(func() { v.visitor.gateway.improve(g.ctx, v.visitor.key, nil) })
 	p := &pooled{g, &link.Pool{Dial: g.dial}}
 	defer func() { _ = p.pool.Close() }()
+	p.pool.Prepare() // the first connection finds a link as all others do
 	v.use(p)
 	defer v.use(nil)
 	if v.options.Granted != nil {
