@@ -64,7 +64,8 @@ func TestIdleChannelHasNoGoroutine(t *testing.T) {
 		for _, c := range w.g.live.allChannels() {
 			_ = c.conn.Close()
 		}
-		eventually(t, patience, "they are gone", func() bool { return w.allAsleep(0) })
+		// Long before its silence would wake it.
+		eventually(t, 10*time.Second, "they are gone", func() bool { return w.allAsleep(0) })
 	})
 }
 
