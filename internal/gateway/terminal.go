@@ -175,6 +175,9 @@ func (g *Gateway) newTerminal(ctx context.Context, who caller, in *openTerminalI
 	device, tunnel, err := g.judgeVisit(ctx, who, control.Visit{DeviceID: in.ID, Port: in.Body.Port})
 	if err != nil {
 		callOf(ctx).audited = refuses(err) // as a session that was refused
+		if socketxp.CodeOf(err) == socketxp.CodeNotFound {
+			err = missing("device") // as all of this API says it
+		}
 		return nil, err
 	}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
