@@ -65,6 +65,7 @@ type ways struct {
 	// now is what works. A missing one has to be found out; before is what worked
 	// then, which is tried first.
 	now, before [errandLink + 1]door
+	tooSlow     bool          // the door for TLS took too long, the last time
 	searching   chan struct{} // one who looks for the link door has put something in
 }
 
@@ -93,6 +94,23 @@ func (w *ways) known(e errand) door {
 	return w.now[e]
 }
 
+// patient reports whether nothing speaks against a door for TLS but that it may be
+// slow: it has worked in this process, and was not too slow the last time. When 10,000
+// agents come back at once the gateway is busy, and none of them should look for a way
+// around that.
+func (w *ways) patient(d door) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now[errandTLS] == d && !w.tooSlow
+}
+
+// waited remembers that the door for TLS took too long.
+func (w *ways) waited() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tooSlow = true
+}
+
 // shown returns the door that people are told of for an errand: "" while the gateway
 // was not reached.
 func (w *ways) shown(e errand) string {
@@ -109,6 +127,9 @@ func (w *ways) worked(e errand, d door) {
 	w.mu.Lock()
 	news := w.before[e] != d
 	w.now[e], w.before[e] = d, d
+	if e == errandTLS {
+		w.tooSlow = false
+	}
 	saved := w.before
 	w.mu.Unlock()
 	if !news {
@@ -215,25 +236,44 @@ func openWebSocket(ctx context.Context, conn net.Conn, url string) (net.Conn, er
 
 // secure opens TLS with the gateway itself, verified by cfg, through the first door
 // that leads to it, and says through which.
-func (g *gateway) secure(ctx context.Context, cfg *tls.Config) (*tls.Conn, door, error) {
+func (g *gateway) secure(ctx context.Context, cfg *tls.Config) (conn *tls.Conn, by door, err error) {
+	err = g.ways.tryTLS(ctx, func(d door, within time.Duration) (err error) {
+		by = d
+		conn, err = g.secureBy(ctx, d, cfg, within)
+		return err
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return conn, by, nil
+}
+
+// tryTLS tries the doors until one works. One that has worked is waited for longer, once
+// before another is tried.
+func (w *ways) tryTLS(ctx context.Context, try func(d door, within time.Duration) error) error {
 	var failed []error
-	order := g.ways.order(errandTLS)
+	order := w.order(errandTLS)
 	for i, d := range order {
-		within := handshakeWithin + dialLimit
-		if i < len(order)-1 {
-			within = doorWithin
+		patient := i == 0 && w.patient(d)
+		within := doorWithin
+		if patient || i == len(order)-1 {
+			within = handshakeWithin + dialLimit
 		}
-		conn, err := g.secureBy(ctx, d, cfg, within)
+		err := try(d, within)
 		if err == nil {
-			g.ways.worked(errandTLS, d)
-			return conn, d, nil
+			w.worked(errandTLS, d)
+			return nil
 		}
 		failed = append(failed, &doorError{d, err})
 		if ctx.Err() != nil || errors.As(err, new(*transportError)) {
 			break
 		}
+		if patient && errors.Is(err, context.DeadlineExceeded) {
+			w.waited()
+			break
+		}
 	}
-	return nil, "", failure(failed)
+	return failure(failed)
 }
 
 // secureBy is secure through one door.

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -562,4 +563,39 @@ func answerNames(context.Context, string, string) (net.Conn, error) {
 		}
 	}()
 	return client, nil
+}
+
+// TestSlowDoorIsWaitedFor has a door be slow that has worked: it is the gateway that is
+// busy, and not before it was slow twice is another door tried.
+func TestSlowDoorIsWaitedFor(t *testing.T) {
+	w := newWays()
+	type tried struct {
+		door   door
+		within time.Duration
+	}
+	const long = handshakeWithin + dialLimit
+	try := func(why error, want ...tried) {
+		t.Helper()
+		var got []tried
+		err := w.tryTLS(t.Context(), func(d door, within time.Duration) error {
+			got = append(got, tried{d, within})
+			return why
+		})
+		if !slices.Equal(got, want) || !errors.Is(err, why) {
+			t.Errorf("tried %v: %v", got, err)
+		}
+	}
+	both := []tried{{doorDirect, doorWithin}, {doorWebSocket, long}}
+	slow := context.DeadlineExceeded
+	try(slow, both...) // nothing has worked yet
+	w.worked(errandLink, doorDirect)
+	try(slow, both...) // links alone have
+	try(nil, both[0])
+	try(slow, tried{doorDirect, long})
+	try(slow, both...)
+	try(nil, both[0])
+	try(syscall.ECONNRESET, tried{doorDirect, long}, both[1]) // that is not slow
+	w.worked(errandTLS, doorWebSocket)
+	try(slow, tried{doorWebSocket, long})
+	try(slow, tried{doorWebSocket, doorWithin}, tried{doorDirect, long})
 }

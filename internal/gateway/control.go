@@ -66,7 +66,12 @@ func (g *Gateway) serveControl(ctx context.Context, conn *tls.Conn, s *sleeper, 
 	o := control.Options{Heartbeat: g.cfg.Heartbeat, SilenceLimit: g.limits.silence}
 	if s != nil {
 		o.Carrier = s
-		s.wake = func() { g.spawn("control channel", c.attend) }
+		s.wake = func() {
+			g.spawn("control channel", func() {
+				defer s.beds.awake.Add(-1)
+				c.attend()
+			})
+		}
 	}
 	c.conn = control.NewGateway(conn, o)
 	c.ctx, c.end = context.WithCancel(ctx)

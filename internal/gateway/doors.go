@@ -202,7 +202,7 @@ const codeTooSlow socketxp.Code = "too_slow"
 // enterTLS peeks at the ClientHello and does the handshake for the control or the
 // HTTPS door.
 func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, start time.Time, release func()) (door string, err error) {
-	protocols, peeked, err := peekClientHello(io.MultiReader(bytes.NewReader(first), conn))
+	protocols, peeked, err := g.peek(conn, first)
 	if err != nil {
 		return doorNone, err
 	}
@@ -251,6 +251,13 @@ func (g *Gateway) enterTLS(ctx context.Context, conn *inbound, first []byte, sta
 	return doorHTTPS, nil
 }
 
+// peek is peekClientHello, as a part of the handshake's work.
+func (g *Gateway) peek(conn net.Conn, first []byte) (protocols []string, read []byte, err error) {
+	enterGate(g.handshaking)
+	defer func() { <-g.handshaking }()
+	return peekClientHello(io.MultiReader(bytes.NewReader(first), gated{conn, g.handshaking}))
+}
+
 // handshake does a handshake. Only so many work at a time as leave half of the
 // processors to what is open already.
 func (g *Gateway) handshake(conn *tls.Conn, raw *peekedConn) error {
@@ -270,6 +277,19 @@ func (g *Gateway) handshake(conn *tls.Conn, raw *peekedConn) error {
 func enterGate(gate chan struct{}) {
 	gate <- struct{}{}
 	runtime.Gosched()
+}
+
+// gated reads for a handshake that works: others may while it waits for its client.
+type gated struct {
+	io.Reader
+	gate chan struct{}
+}
+
+func (g gated) Read(b []byte) (int, error) {
+	<-g.gate
+	n, err := g.Reader.Read(b)
+	enterGate(g.gate)
+	return n, err
 }
 
 // enterLink reads the preface, and not a byte more: from then on the relay moves
@@ -398,9 +418,7 @@ func (c *peekedConn) Read(b []byte) (int, error) {
 	case c.left < 0:
 		return c.inbound.Read(b)
 	default:
-		<-c.gate // others may work while this one waits for its client
-		n, err := c.inbound.Read(b[:min(len(b), c.left)])
-		enterGate(c.gate)
+		n, err := gated{c.inbound, c.gate}.Read(b[:min(len(b), c.left)])
 		c.left -= n
 		return n, err
 	}

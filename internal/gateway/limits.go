@@ -73,7 +73,7 @@ type limits struct {
 func defaultLimits() limits {
 	return limits{
 		showWithin: 10 * time.Second,
-		preAuth:    2048, preAuthPerIP: 1024,
+		preAuth:    2048, preAuthPerIP: 512,
 		https: 16384, httpsPerIP: 1024,
 		linkWait: 10 * time.Second,
 		visits:   64, links: 2048, linkRate: 500, linkBurst: 2048,

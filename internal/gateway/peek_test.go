@@ -106,11 +106,11 @@ func (c *countingReader) Read(b []byte) (int, error) {
 }
 
 // FuzzPeekClientHello: whatever comes, no more than 64 KiB of it is read, and what
-// was read can be given to the handshake unchanged.
+// was read can be given to the handshake unchanged, or in halves that say the same.
 func FuzzPeekClientHello(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		c := &countingReader{r: bytes.NewReader(in)}
-		_, read, err := peekClientHello(c)
+		protocols, read, err := peekClientHello(c)
 		if c.n > maxHello {
 			t.Fatalf("read %d bytes", c.n)
 		}
@@ -119,6 +119,12 @@ func FuzzPeekClientHello(f *testing.F) {
 		}
 		if err != nil && read != nil {
 			t.Fatal("bytes beside an error")
+		}
+		if err != nil {
+			return
+		}
+		if again, _, err := peekClientHello(bytes.NewReader(inHalves(read))); err != nil || !slices.Equal(again, protocols) {
+			t.Fatalf("in halves it says %q, %v, and %q as it came", again, err, protocols)
 		}
 	})
 }

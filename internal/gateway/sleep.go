@@ -33,6 +33,7 @@ var _ control.Carrier = (*sleeper)(nil)
 // one goroutine looks at.
 type beds struct {
 	poller poller
+	awake  atomic.Int32 // channels that were woken and do not sleep again yet
 
 	mu       sync.Mutex // guards the following
 	sleepers map[uint64]*sleeper
@@ -73,6 +74,7 @@ func (b *beds) run(ctx context.Context) {
 		b.mu.Unlock()
 		if s != nil {
 			s.rouse()
+			b.ease(ctx)
 		}
 	})
 	b.mu.Lock()
@@ -85,6 +87,25 @@ func (b *beds) run(ctx context.Context) {
 	for _, s := range all {
 		_ = s.peek.Close() // who is awake may be reading
 		s.rouse()
+	}
+}
+
+// When all devices of a network are cut off at once, those who are woken may be few at
+// a time: the scheduler gives them turns in the order in which they were woken, and
+// what is open besides would wait for the last. Who stays awake (a frame comes slowly)
+// holds the others up for no longer than easeLimit.
+const (
+	mostAwake = 64
+	easeLimit = 50 * time.Millisecond
+	easeStep  = time.Millisecond
+)
+
+// ease waits while too many are awake.
+func (b *beds) ease(ctx context.Context) {
+	for waited := time.Duration(0); b.awake.Load() > mostAwake && waited < easeLimit; waited += easeStep {
+		if !wait(ctx, easeStep) {
+			return
+		}
 	}
 }
 
@@ -116,6 +137,7 @@ func (s *sleeper) sleep(conn *control.Conn) bool {
 // rouse wakes it if it is asleep.
 func (s *sleeper) rouse() {
 	if s.asleep.CompareAndSwap(true, false) {
+		s.beds.awake.Add(1)
 		s.wake()
 	}
 }

@@ -54,6 +54,17 @@ func TestIdleChannelHasNoGoroutine(t *testing.T) {
 		}
 		eventually(t, patience, "all sleep again", func() bool { return w.allAsleep(n) && serving() == 0 })
 	})
+	t.Run("it wakes while many others stay awake", func(t *testing.T) {
+		w.g.beds.awake.Add(2 * mostAwake)
+		defer w.g.beds.awake.Add(-2 * mostAwake)
+		agents[0].send(report("tcp://127.0.0.1:81"))
+		eventually(t, patience, "the new tunnel", func() bool {
+			return must[socketxp.Device](t)(w.store.Device(t.Context(), w.account.ID, devices[0].ID)).Tunnels[0].Destination.Port == 81
+		})
+	})
+	t.Run("those who sleep again are not counted", func(t *testing.T) {
+		eventually(t, patience, "none is awake", func() bool { return w.g.beds.awake.Load() == 0 })
+	})
 	t.Run("it wakes by its end", func(t *testing.T) {
 		for _, a := range agents[:n/2] {
 			_ = a.conn.Close()
