@@ -91,7 +91,7 @@ func swarm(ctx context.Context, args []string) (err error) {
 
 // ownNetwork starts this program anew in a network namespace of its own, where the
 // loopback has an address for each account's devices: the gateway bounds what one
-// address may do. It returns where that was done, or if it can't be.
+// address may do. It returns only in there, or if it can't be.
 func ownNetwork(n int) error {
 	const inside = "BENCH_OWN_NETWORK"
 	if os.Getenv(inside) == "" {
