@@ -86,7 +86,8 @@ bench: go-build ## every way to a device side by side, into docs/reports/perform
 	@mkdir -p docs/reports
 	bin/bench links -out docs/reports/performance.md
 
-bench-quick: go-build ## the ratios that matter most, one a line, in 45 s
+bench-quick: ## the ratios that matter most, one a line, in 45 s
+	@$(MAKE) -s go-build >&2
 	@go build -o bin/bench ./bench
 	@bin/bench quick
 
@@ -99,9 +100,10 @@ bench-lists: ## every list of the API with 100,000 devices, 99.9% online: p99 wi
 bench-terminal: ## a program's output to a terminal in a browser: MB/s, and CPU of the gateway and the agent per GB
 	go test -run '^$$' -bench Terminal ./e2e
 
-swarm-quick: go-build ## 2,000 idle devices at one gateway: its memory, processor and a restart, one figure a line, in 50 s
-	go build -o bin/bench ./bench
-	bin/bench swarm -quick
+swarm-quick: ## 2,000 idle devices at one gateway: its memory, processor and a restart, one figure a line, in 50 s
+	@$(MAKE) -s go-build >&2
+	@go build -o bin/bench ./bench
+	@bin/bench swarm -quick
 
 swarm: go-build ## the same with 10,000, connections measured meanwhile, and a report in docs/reports
 	go build -o bin/bench ./bench
