@@ -29,10 +29,12 @@ const (
 	// slack is how much garbage may always lie about: a small heap would be collected
 	// all the time.
 	slack = 8 << 20
-	// A heap may grow by so many percent until it is collected. In a storm most of all:
-	// what survives in it is spread over all that the heap ever was, and stays there.
+	// A heap may grow by so many percent until it is collected: not by much in a burst,
+	// as what survives in it is spread over all that the heap ever was, and by less when
+	// there is none. 10,000 idle devices make 2 MiB of garbage in a second.
 	defaultPercent = 100
-	leastPercent   = 25
+	burstPercent   = 25
+	calmPercent    = 12
 )
 
 // look sees whether a burst of connections is over, and returns what it took.
@@ -50,7 +52,11 @@ func (m *memory) look(context.Context) {
 	if os.Getenv("GOGC") != "" {
 		return // somebody knows better
 	}
-	if percent := percentFor(liveHeap()); percent != m.percent {
+	least := burstPercent
+	if !m.burst && m.calm >= calmLooks {
+		least = calmPercent
+	}
+	if percent := percentFor(liveHeap(), least); percent != m.percent {
 		m.percent = percent
 		debug.SetGCPercent(percent)
 	}
@@ -58,9 +64,9 @@ func (m *memory) look(context.Context) {
 
 // percentFor returns by how much a heap with so many bytes in use may grow, in few
 // steps: each change stops the world for a moment.
-func percentFor(live uint64) int {
+func percentFor(live uint64, least int) int {
 	percent := defaultPercent
-	for percent > leastPercent && live*uint64(percent/2)/100 >= slack {
+	for percent/2 >= least && live*uint64(percent/2)/100 >= slack {
 		percent /= 2
 	}
 	return percent

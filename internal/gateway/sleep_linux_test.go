@@ -172,11 +172,22 @@ func TestStalledHandshakesHoldUpNobody(t *testing.T) {
 
 func TestPercentFor(t *testing.T) {
 	for _, c := range []struct {
-		live uint64
-		want int
-	}{{0, 100}, {8 << 20, 100}, {16 << 20, 50}, {31 << 20, 50}, {32 << 20, 25}, {1 << 40, 25}} {
-		if got := percentFor(c.live); got != c.want {
-			t.Errorf("%d bytes: %d, want %d", c.live, got, c.want)
+		live  uint64
+		least int
+		want  int
+	}{
+		{0, 12, 100},
+		{8 << 20, 12, 100},
+		{16 << 20, 12, 50},
+		{31 << 20, 12, 50},
+		{32 << 20, 12, 25},
+		{67 << 20, 12, 12},
+		{67 << 20, 25, 25},
+		{1 << 40, 25, 25},
+		{1 << 40, 12, 12},
+	} {
+		if got := percentFor(c.live, c.least); got != c.want {
+			t.Errorf("%d bytes, at least %d: %d, want %d", c.live, c.least, got, c.want)
 		}
 	}
 }
