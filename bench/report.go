@@ -96,19 +96,34 @@ func header(ctx context.Context, n int, missing []string) string {
 	return b.String()
 }
 
-// versions are those of the programs that were measured.
+// versions are those of the programs that were measured: the line of what each says
+// that begins so.
 func versions(ctx context.Context) (all []string) {
-	for _, argv := range [][]string{{"bin/socketxp-gateway", "--version"}, {"ssh", "-V"}, {"stunnel", "-version"}, {"haproxy", "-v"}} {
-		path := argv[0]
+	for _, v := range []struct {
+		begins string
+		argv   []string
+	}{
+		{"socketxp-gateway", []string{"bin/socketxp-gateway", "version"}},
+		{"OpenSSH", []string{"ssh", "-V"}},
+		{"stunnel", []string{"stunnel", "-version"}},
+		{"HAProxy", []string{"haproxy", "-v"}},
+	} {
+		path := v.argv[0]
 		if !strings.Contains(path, "/") {
 			var err error
 			if path, err = installed(path); err != nil {
 				continue
 			}
 		}
-		out, err := exec.CommandContext(ctx, path, argv[1:]...).CombinedOutput() //nolint:gosec // fixed programs
-		if line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n"); err == nil && line != "" {
-			all = append(all, line)
+		out, err := exec.CommandContext(ctx, path, v.argv[1:]...).CombinedOutput() //nolint:gosec // fixed programs
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(out)) {
+			if strings.HasPrefix(line, v.begins) {
+				all = append(all, strings.TrimSpace(line))
+				break
+			}
 		}
 	}
 	return all
