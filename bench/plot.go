@@ -22,7 +22,7 @@ text{font:12px system-ui,sans-serif;fill:#4b5563}.title{font-size:14px;font-weig
 const (
 	plotWidth, plotHeight         = 760, 320
 	plotLeft, plotRight           = 60, 60
-	plotTop, plotBottom           = 48, 40
+	plotTop, plotBottom           = 60, 40
 	plotW, plotH          float64 = plotWidth - plotLeft - plotRight, plotHeight - plotTop - plotBottom
 )
 
