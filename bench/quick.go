@@ -15,11 +15,14 @@ import (
 // turn is what one way did with one work, and what it cost.
 type turn struct {
 	result
-	cpu, gateway time.Duration // of all the way's processes, and of its gateway's
+	cpu, gateway time.Duration            // of all the way's processes, and of its gateway's
+	each         map[string]time.Duration // of the processes of each name
 }
 
 // cpuPerGiB returns the processor time that a GiB cost, in seconds.
-func (t turn) cpuPerGiB() float64 { return t.cpu.Seconds() / (float64(t.Bytes) / (1 << 30)) }
+func (t turn) cpuPerGiB() float64 { return t.cpu.Seconds() / t.gib() }
+
+func (t turn) gib() float64 { return float64(t.Bytes) / (1 << 30) }
 
 // do has a way do a work once.
 func (l *lab) do(ctx context.Context, w *way, what work) (t turn, err error) {
@@ -27,7 +30,7 @@ func (l *lab) do(ctx context.Context, w *way, what work) (t turn, err error) {
 	if err != nil {
 		return t, err
 	}
-	all, gateway := w.cpu()
+	before := w.cpu()
 	p, err := l.role("load", l.near, w.addr, string(text))
 	if err != nil {
 		return t, err
@@ -37,11 +40,19 @@ func (l *lab) do(ctx context.Context, w *way, what work) (t turn, err error) {
 	case <-ctx.Done():
 		return t, ctx.Err()
 	}
-	allAfter, gatewayAfter := w.cpu()
+	after := w.cpu()
 	if err := json.Unmarshal([]byte(p.out.String()), &t.result); err != nil {
 		return t, fmt.Errorf("%s, %s: %s", w.name, what.Kind, p.out.String())
 	}
-	t.cpu, t.gateway = allAfter-all, gatewayAfter-gateway
+	t.each = make(map[string]time.Duration)
+	for i, p := range w.procs {
+		used := after[i] - before[i]
+		t.cpu += used
+		t.each[p.name] += used
+		if p == w.gateway {
+			t.gateway = used
+		}
+	}
 	return t, nil
 }
 

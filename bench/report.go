@@ -55,6 +55,7 @@ func measureAll(ctx context.Context, names []string, n int) (string, error) {
 	if err := r.write(&doc, names, works); err != nil {
 		return "", err
 	}
+	writeProcesses(&doc, &r, names)
 	writeIdle(&doc, names, held)
 	for _, p := range distances() {
 		d := distant[p]
@@ -230,6 +231,22 @@ func (l *lab) firsts(ctx context.Context, w *way, n int) (s series, err error) {
 		s = append(s, t.P50/1000)
 	}
 	return s, nil
+}
+
+// writeProcesses writes what each process of a way uses for a GiB.
+func writeProcesses(b *strings.Builder, r *rounds, names []string) {
+	const work = "down 1"
+	b.WriteString("\n### CPU seconds per GiB to the visitor, process by process\n\n| | process | CPU-s per GiB |\n|---|---|---|\n")
+	for _, name := range names {
+		turns := r.turns[work][name]
+		if len(turns) == 0 {
+			continue
+		}
+		for _, process := range slices.Sorted(maps.Keys(turns[0].each)) {
+			s := r.of(work, name, func(t turn) float64 { return t.each[process].Seconds() / t.gib() })
+			fmt.Fprintf(b, "| %s | %s | %s |\n", name, process, column{form: "%.2f"}.cell(s))
+		}
+	}
 }
 
 // writeIdle writes what many open connections cost.

@@ -34,15 +34,12 @@ type way struct {
 	again func(context.Context) (p *process, addr string, err error)
 }
 
-// cpu returns what all of the way has used of the CPUs, and its gateway alone.
-func (w *way) cpu() (all, gateway time.Duration) {
+// cpu returns what each process of the way has used of the CPUs.
+func (w *way) cpu() (each []time.Duration) {
 	for _, p := range w.procs {
-		all += p.cpu()
+		each = append(each, p.cpu())
 	}
-	if w.gateway != nil {
-		gateway = w.gateway.cpu()
-	}
-	return all, gateway
+	return each
 }
 
 // errMissing says that a way needs a program that is not installed.
