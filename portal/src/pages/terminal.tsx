@@ -69,7 +69,11 @@ import { Dot } from "../ui/status";
 /** Terminals of one device in a tab of the browser's own. */
 export function TerminalPage() {
 	const { id } = useParams({ from: "/signed-in/terminal/$id" });
-	const device = useQuery(deviceQuery(id));
+	// A device that was away for less than 5 s is in no event: whoever waits for it asks.
+	const device = useQuery({
+		...deviceQuery(id),
+		refetchInterval: (q) => (q.state.data?.status === "online" ? false : 2000),
+	});
 	useEffect(() => follow(), []);
 	const alive = useQuery({
 		queryKey: ["terminals", "at-start", id],
