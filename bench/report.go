@@ -148,8 +148,8 @@ func (l *lab) holdOpen(ctx context.Context, w *way) (h idle, err error) {
 		return nil
 	}
 	// What a process has begun with is done, and what it took for that is given back.
-	if err := wait(ctx, settled); err != nil {
-		return h, err
+	if !pause(ctx, settled) {
+		return h, ctx.Err()
 	}
 	if err := mib(0); err != nil {
 		return h, err
@@ -159,8 +159,8 @@ func (l *lab) holdOpen(ctx context.Context, w *way) (h idle, err error) {
 	}
 	var before memory
 	if w.gateway != nil {
-		if err := wait(ctx, settled); err != nil {
-			return h, err
+		if !pause(ctx, settled) {
+			return h, ctx.Err()
 		}
 		if before, err = memoryOf(w.gateway.cmd.Process.Pid); err != nil {
 			return h, err
@@ -168,8 +168,8 @@ func (l *lab) holdOpen(ctx context.Context, w *way) (h idle, err error) {
 	}
 	err = l.holding(ctx, w, many, func() (err error) {
 		if w.gateway != nil {
-			if err := wait(ctx, settled); err != nil {
-				return err
+			if !pause(ctx, settled) {
+				return ctx.Err()
 			}
 			after, err := memoryOf(w.gateway.cmd.Process.Pid)
 			if err != nil {
@@ -188,18 +188,6 @@ func (l *lab) holdOpen(ctx context.Context, w *way) (h idle, err error) {
 
 // settled is how long a process has to come to rest.
 const settled = 8 * time.Second
-
-// wait waits, unless ctx is done before.
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
 
 // holding does something while a way has n connections open.
 func (l *lab) holding(ctx context.Context, w *way, n int, do func() error) error {
